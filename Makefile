@@ -1,0 +1,53 @@
+# make help lists the targets. Variables: PYTHON, VENV, TORCH, e.g. make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+# Before the rest: without torch in place, its newest build with gigabytes of CUDA would come along.
+TORCH ?= torch==2.13.0
+BIN := $(VENV)/bin
+CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
+DEMO := work_dirs/demo
+
+.PHONY: help install demo test test-slow test-all lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed  ## create .venv with everything that demo and test need
+
+$(VENV)/.installed: setup.py Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+		{ echo 'Needs Python 3.10 to 3.12; name one: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
+	$(BIN)/pip install -q --upgrade pip wheel 'setuptools<82'
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install $(TORCH)
+	$(BIN)/pip install -e '.[onedl,test]'
+	@# Both OpenCV builds come along, and the one with windows needs libGL, which a bare server lacks.
+	$(BIN)/pip uninstall -q -y opencv-python
+	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless
+	$(BIN)/python -c 'import cv2, mobileone_mm'
+	@touch $@
+
+data/shapes:
+	$(BIN)/python tools/make_shapes.py $@
+
+demo: install  ## draw the shapes, train, test, and leave pictures in work_dirs/demo
+	@test -d data/shapes || $(MAKE) data/shapes
+	rm -rf $(DEMO)
+	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(DEMO)
+	$(BIN)/python tools/test.py $(CONFIG) $(DEMO)/best_*.pth --work-dir $(DEMO)/test --show-dir pictures
+	@echo; echo 'Pictures, truth on the left and predictions on the right:'; ls -d $(DEMO)/test/*/pictures
+
+test: install  ## the default tests
+	$(BIN)/python -m pytest
+
+test-slow: install  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-all: install  ## both
+	$(BIN)/python -m pytest -m 'slow or not slow'
+
+lint: install  ## ruff
+	$(BIN)/ruff check
+
+clean:  ## remove what the targets made, but not work_dirs
+	rm -rf $(VENV) build dist *.egg-info mobileone_mm/.mim data/shapes

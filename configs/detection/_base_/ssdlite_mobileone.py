@@ -1,0 +1,61 @@
+# SSDLite as in mmdet's ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py, with MobileOne in MobileNetV2's place.
+#
+# From the paper (Table 11a): MobileOne + SSDLite. All below is reconstructed, because the paper gives no detail:
+# features at strides 16 and 32, extra levels, anchors, losses and test settings are mmdet's for SSDLite.
+# The leaf configs set arch, weights and the two channel numbers that follow from arch.
+custom_imports = dict(imports=['mobileone_mm.ssd'], allow_failed_imports=False)
+norm_cfg = dict(type='BN', eps=0.001, momentum=0.03)
+model = dict(
+    type='SingleStageDetector',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=1),
+    backbone=dict(type='MobileOne', out_indices=(2, 3)),
+    neck=dict(
+        type='SSDNeck',
+        level_strides=(2, 2, 2, 2),
+        level_paddings=(1, 1, 1, 1),
+        l2_norm_scale=None,
+        use_depthwise=True,
+        norm_cfg=norm_cfg,
+        act_cfg=dict(type='ReLU6'),
+        init_cfg=dict(type='TruncNormal', layer='Conv2d', std=0.03)),
+    bbox_head=dict(
+        type='SSDLiteHead',
+        num_classes=80,
+        norm_cfg=norm_cfg,
+        act_cfg=dict(type='ReLU6'),
+        init_cfg=dict(type='Normal', layer='Conv2d', std=0.001),
+        anchor_generator=dict(
+            type='SSDAnchorGenerator',
+            scale_major=False,
+            strides=[16, 32, 64, 107, 160, 320],
+            ratios=[[2, 3], [2, 3], [2, 3], [2, 3], [2, 3], [2, 3]],
+            min_sizes=[48, 100, 150, 202, 253, 304],
+            max_sizes=[100, 150, 202, 253, 304, 320]),
+        bbox_coder=dict(
+            type='DeltaXYWHBBoxCoder', target_means=[.0, .0, .0, .0], target_stds=[0.1, 0.1, 0.2, 0.2])),
+    train_cfg=dict(
+        assigner=dict(
+            type='MaxIoUAssigner',
+            pos_iou_thr=0.5,
+            neg_iou_thr=0.5,
+            min_pos_iou=0.,
+            ignore_iof_thr=-1,
+            gt_max_assign_all=False),
+        sampler=dict(type='PseudoSampler'),
+        smoothl1_beta=1.,
+        allowed_border=-1,
+        pos_weight=-1,
+        neg_pos_ratio=3,
+        debug=False),
+    test_cfg=dict(
+        nms_pre=1000,
+        # max_num changes no result, as only max_per_img are kept anyway; it spares time.
+        nms=dict(type='nms', iou_threshold=0.45, max_num=200),
+        min_bbox_size=0,
+        score_thr=0.02,
+        max_per_img=200))

@@ -1,0 +1,1 @@
+_base_ = ['./ssdlite_mobileone.py', './coco.py', './schedule_200e.py', './default_runtime.py']

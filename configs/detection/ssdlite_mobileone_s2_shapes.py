@@ -1,0 +1,66 @@
+# The embedded default: the same S2 detector on drawn shapes (tools/make_shapes.py), at 128x128 and from scratch.
+# A few minutes on two cores. Only data, input size with its anchors, and schedule differ from the COCO config.
+_base_ = './ssdlite_mobileone_s2.py'
+
+classes = ('circle', 'square', 'triangle', 'star', 'ring')
+metainfo = dict(classes=classes, palette=[(220, 60, 60), (60, 160, 60), (70, 90, 220), (230, 190, 40), (170, 70, 190)])
+data_root = '{{$SHAPES_ROOT:data/shapes}}/'
+norm_cfg = dict(type='BN')  # 0.03 of momentum would not settle in so few iterations
+model = dict(
+    backbone=dict(init_cfg=None),
+    neck=dict(norm_cfg=norm_cfg),
+    bbox_head=dict(
+        num_classes=len(classes),
+        norm_cfg=norm_cfg,
+        anchor_generator=dict(
+            strides=[16, 32, 64, 128, 128, 128],
+            min_sizes=[28, 44, 60, 76, 92, 108],
+            max_sizes=[44, 60, 76, 92, 108, 124])))
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(128, 128), keep_ratio=False),
+    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(128, 128), keep_ratio=False),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    dataset=dict(
+        metainfo=metainfo,
+        data_root=data_root,
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='JPEGImages/'),
+        filter_cfg=dict(min_size=8),
+        pipeline=train_pipeline))
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        metainfo=metainfo,
+        data_root=data_root,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='JPEGImages/'),
+        pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
+
+max_epochs = 8
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01), clip_grad=dict(max_norm=10))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(
+        type='CosineAnnealingLR', T_max=max_epochs, eta_min=0, begin=0, end=max_epochs, by_epoch=True,
+        convert_to_iter_based=True),
+]
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
+auto_scale_lr = dict(base_batch_size=8)

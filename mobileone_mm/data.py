@@ -1,0 +1,84 @@
+"""Data sets: found before anything else starts, or an error that says what to do."""
+import os
+import os.path as osp
+from collections.abc import Iterator
+
+from mmengine.config import Config
+
+_HOW_TO = {
+    'COCO_ROOT': 'Get COCO 2017 (train2017, val2017, annotations) from https://cocodataset.org, and set COCO_ROOT to '
+                 'its folder.',
+    'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies.',
+}
+_EMBEDDED = {'mmdet': 'configs/detection/ssdlite_mobileone_s2_shapes.py'}
+
+
+class MissingDataError(FileNotFoundError):
+    """A data set of a config is not where the config says."""
+
+
+def _datasets(config: dict) -> Iterator[dict]:
+    """The data sets in a dataset config, without wrappers such as RepeatDataset and ConcatDataset."""
+    inner = config.get('dataset') or config.get('datasets')
+    if inner is None:
+        yield config
+    else:
+        for dataset in inner if isinstance(inner, (list, tuple)) else [inner]:
+            yield from _datasets(dataset)
+
+
+def _paths(dataset: dict) -> Iterator[str]:
+    """What a data set reads: its annotation file and its folders, as mmengine's BaseDataset joins them."""
+    root = dataset.get('data_root') or ''
+    prefixes = dataset.get('data_prefix') or {}
+    for path in [dataset.get('ann_file'), *prefixes.values()]:
+        if isinstance(path, str) and '://' not in osp.join(root, path) and path:
+            yield osp.join(root, path)
+
+
+def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that the files and folders of a config's data sets exist.
+
+    Args:
+        cfg: A whole config.
+        splits: Which dataloaders: ``train``, ``val``, ``test``.
+
+    Raises:
+        MissingDataError: Naming what was looked for, where, and the remedies.
+    """
+    wanted = []
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            wanted += [path for dataset in _datasets(loader['dataset']) for path in _paths(dataset)]
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+            if evaluator.get('ann_file'):
+                wanted.append(evaluator['ann_file'])
+    missing = [path for path in dict.fromkeys(wanted) if not osp.exists(path)]
+    if not missing:
+        return
+    lines = [f'The data of {osp.basename(cfg.filename or "this config")} is not there. Looked for']
+    lines += [f'  {osp.abspath(path)}' for path in missing]
+    roots = [name for name in _HOW_TO if f'${name}:' in _config_sources(cfg.filename)]
+    for name in roots:
+        value = os.environ.get(name)
+        lines.append(f'{name} is {value!r}.' if value else f'{name} is not set, so its default was used.')
+        lines.append(_HOW_TO[name])
+    embedded = _EMBEDDED.get(cfg.get('default_scope'))
+    if embedded and 'SHAPES_ROOT' not in roots:
+        lines.append(f'Or try the embedded default, which needs no download: python tools/make_shapes.py data/shapes '
+                     f'&& python tools/train.py {embedded}')
+    raise MissingDataError('\n'.join(lines))
+
+
+def _config_sources(filename: str | None) -> str:
+    """The text of the config in which the root's environment variable stands: the leaf, or else its bases."""
+    if not filename or not osp.isfile(filename):
+        return ''
+    with open(filename) as file:
+        text = file.read()
+    if '{{$' in text:
+        return text
+    return text + ''.join(_config_sources(base) for base in Config._get_base_files(filename)
+                          for base in [osp.join(osp.dirname(filename), base)])

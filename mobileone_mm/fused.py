@@ -1,0 +1,97 @@
+"""Fused kernels that know whether they still are the ones of their branches.
+
+Weights change behind a module's back: ``EMAHook`` swaps and ``MeanTeacherHook`` writes through
+``param.data``, which leaves no trace, not even in the version counter. So freshness is decided by
+content: a digest of the tensors that were folded, compared at every use.
+"""
+import threading
+from collections import defaultdict
+from contextlib import contextmanager
+from itertools import chain
+from operator import attrgetter, eq, is_
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+_GROUP = 128  # elements per sum
+_MAX_EXACT = 32 * _GROUP  # elements; larger tensors enter the digest as sums
+_thread = threading.local()
+
+
+class FusedKernels:
+    """The fused kernels of some blocks, and what it takes to trust them.
+
+    Trusting them costs one pass over the weights' memory. Small tensors are compared bit by bit. Of
+    large ones (a comparison would read a copy as well, and miss the budget of 5 % of a forward) every
+    128 elements are summed. That notices any write but one that moves none of these sums by more than
+    rounding does: a change of some last bit, or elements that change places within such 128.
+
+    Immutable once made, and replaced as a whole, so that threads may share a model. The checks run
+    in C loops (``map``, ``cat``), because a model has a thousand tensors, and each step of Python costs.
+
+    Args:
+        module: The module to watch, with all that is below it.
+        kernels: Kernel, (C_out, C_in / groups, k, k), and bias, (C_out,), of each block in it.
+    """
+
+    def __init__(self, module: nn.Module, kernels: dict[nn.Module, tuple[Tensor, Tensor]]):
+        self.kernels = kernels
+        modules = list(module.modules())
+        self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm)]
+        self._members = [members for m in modules for members in (m._modules, m._parameters, m._buffers) if members]
+        self._values = list(chain.from_iterable(map(dict.values, self._members)))
+
+        small, self._large = defaultdict(list), []
+        for tensor in (value for value in self._values if isinstance(value, Tensor)):
+            if tensor.numel() > _MAX_EXACT and tensor.numel() % _GROUP == 0 and tensor.is_contiguous() \
+                    and tensor.dtype in (torch.float32, torch.float64):
+                self._large.append(tensor)
+            else:
+                # What can be concatenated as it is needs no view, and no proof that the view is still the tensor's.
+                tensor = tensor if tensor.dim() else tensor.detach().reshape(1)
+                small[tensor.shape[1:], tensor.dtype, tensor.device].append(tensor)
+        self._small = list(small.values())
+        # The views keep their memory alive, so an equal address means the same memory.
+        self._groups = [tensor.detach().view(-1, _GROUP) for tensor in self._large]
+        self._addresses = list(map(Tensor.data_ptr, self._large))
+        self._strides = list(map(Tensor.stride, self._large))
+        self._digest = self._compute_digest()
+
+    @torch.no_grad()
+    def _compute_digest(self) -> tuple[Tensor, ...]:
+        exact = torch.cat([torch.cat(tensors).view(-1).view(torch.uint8) for tensors in self._small])
+        # As floats, in which NaN differs from itself: it would hide its neighbours' changes.
+        sums = [torch.cat([group.sum(1) for group in self._groups])] if self._groups else []
+        return exact.view(torch.int32) if exact.numel() % 4 == 0 else exact, *sums
+
+    def is_unchanged(self) -> bool:
+        """Whether the tensors that were folded still hold the same bits."""
+        if not all(map(eq, map(Tensor.data_ptr, self._large), self._addresses)) or \
+                not all(map(eq, map(Tensor.stride, self._large), self._strides)):
+            return False
+        return all(new.dtype == old.dtype and torch.equal(new, old)
+                   for new, old in zip(self._compute_digest(), self._digest, strict=True))
+
+    def is_fresh(self) -> bool:
+        """Whether the blocks would fold these kernels now: same modules and tensors, all norms frozen, unchanged."""
+        return not any(map(attrgetter('training'), self._norms)) \
+            and sum(map(len, self._members)) == len(self._values) \
+            and all(map(is_, chain.from_iterable(map(dict.values, self._members)), self._values)) \
+            and self.is_unchanged()
+
+    @contextmanager
+    def verified(self):
+        """Within this context, in this thread, :func:`verified_kernel` hands out these kernels unasked."""
+        outer = getattr(_thread, 'kernels', None)
+        _thread.kernels = self.kernels
+        try:
+            yield
+        finally:
+            _thread.kernels = outer
+
+
+def verified_kernel(block: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Kernel and bias of ``block`` if they were verified just now together with its backbone's, else None."""
+    kernels = getattr(_thread, 'kernels', None)
+    return None if kernels is None else kernels.get(block)

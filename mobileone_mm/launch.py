@@ -1,0 +1,159 @@
+"""What ``tools/train.py`` and ``tools/test.py`` do between parsing and the Runner."""
+import os
+import os.path as osp
+import re
+import zipfile
+from argparse import ArgumentParser, Namespace
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .checkpoint import use_safe_loading
+from .data import check_data
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """The flags that train and test share, as in mmdet and mmseg."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/CONFIG_NAME)')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+        help='override settings of the config: key=value; lists as key="[a,b]" or key=a,b; nested as key="[(a,b),(c,d)]"')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # torch.distributed.launch passes it
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by the launcher')
+
+
+def load_config(args: Namespace) -> Config:
+    """Read the config and apply the flags that train and test share.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not osp.isfile(args.config):
+        raise FileNotFoundError(f'Config {args.config!r} does not exist. The configs are below configs/.')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('./work_dirs', Path(args.config).stem)
+    if not torch.cuda.is_available() and cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend') == 'nccl':
+        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    return cfg
+
+
+def build_train_runner(args: Namespace) -> Runner:
+    """From the flags of ``tools/train.py`` to a Runner that is ready to train.
+
+    Raises:
+        FileNotFoundError: Config, checkpoint or data set missing.
+        ValueError: A flag that the config cannot follow.
+    """
+    cfg = load_config(args)
+    if args.amp:
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ValueError(f"--amp needs optim_wrapper.type='OptimWrapper', got {kind!r}.")
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ValueError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        checkpoint = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        _check_file(checkpoint)
+        cfg.resume = True
+        cfg.load_from = checkpoint
+    check_data(cfg, ('train', 'val'))
+    return _build_runner(cfg)
+
+
+def build_test_runner(args: Namespace) -> Runner:
+    """From the flags of ``tools/test.py`` to a Runner that is ready to test.
+
+    Raises:
+        FileNotFoundError: Config, checkpoint or data set missing.
+        ValueError: A flag that the config cannot follow.
+    """
+    cfg = load_config(args)
+    _check_file(args.checkpoint)
+    cfg.load_from = args.checkpoint
+    is_segmentation = cfg.get('default_scope') == 'mmseg'
+    if args.show or args.show_dir:
+        _draw(cfg, args, is_segmentation)
+    if args.tta:
+        _use_tta(cfg, is_segmentation)
+    if args.out is not None:
+        if is_segmentation:
+            cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+        elif not args.out.endswith(('.pkl', '.pickle')):
+            raise ValueError(f'--out is a .pkl or .pickle file for a detector, got {args.out!r}.')
+    check_data(cfg, ('test', ))
+    runner = _build_runner(cfg)
+    if args.out is not None and not is_segmentation:
+        from mmdet.evaluation import DumpDetResults
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    return runner
+
+
+def latest_checkpoint(work_dir: str) -> str | None:
+    """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest complete one.
+
+    A file cut short by a kill is passed over. None if there is none, which starts from the beginning.
+    """
+    candidates = sorted(Path(work_dir).glob('*_*.pth'), key=os.path.getmtime, reverse=True)
+    candidates = [path for path in candidates if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)]
+    pointer = Path(work_dir, 'last_checkpoint')
+    if pointer.is_file() and (name := pointer.read_text().strip()):
+        # By its name too, for a work_dir that was moved.
+        candidates = [Path(name), Path(work_dir, Path(name).name), *candidates]
+    return next((str(path) for path in candidates if path.is_file() and zipfile.is_zipfile(path)), None)
+
+
+def _check_file(checkpoint: str | None) -> None:
+    if checkpoint and '://' not in checkpoint and not osp.isfile(checkpoint):
+        raise FileNotFoundError(f'Checkpoint {checkpoint!r} does not exist. Check the path.')
+
+
+def _build_runner(cfg: Config) -> Runner:
+    use_safe_loading()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def _draw(cfg: Config, args: Namespace, is_segmentation: bool) -> None:
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise ValueError('--show and --show-dir need default_hooks.visualization in the config.')
+    hook.draw = True
+    if args.show:
+        hook.update(show=True, wait_time=args.wait_time)
+    if args.show_dir and is_segmentation:
+        cfg.visualizer.save_dir = args.show_dir
+    elif args.show_dir:
+        hook.test_out_dir = args.show_dir
+
+
+def _use_tta(cfg: Config, is_segmentation: bool) -> None:
+    """Wrap the model for test-time augmentation: the config's, else the tool's own defaults (flip)."""
+    if 'tta_model' not in cfg:
+        cfg.tta_model = dict(type='SegTTAModel') if is_segmentation else dict(
+            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+        *steps, pack = deepcopy(dataset.pipeline)
+        pack.setdefault('meta_keys', ('img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

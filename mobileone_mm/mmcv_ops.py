@@ -1,0 +1,175 @@
+"""A stand-in for ``mmcv.ops`` where mmcv was installed without its compiled operators.
+
+mmdet and mmseg import from ``mmcv.ops`` at import time, and SSD needs its NMS; but compiling mmcv
+takes half an hour, and a plain ``pip install`` of it silently leaves the operators out. Here every
+name imports; ``nms`` and ``batched_nms`` work; anything else raises when it is used. An mmcv with
+compiled operators is left alone.
+"""
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+try:
+    from torchvision.ops import nms as torchvision_nms
+except (ImportError, RuntimeError):  # not installed, or built for another torch
+    torchvision_nms = None
+
+_NAME = 'mmcv.ops'
+
+
+def has_compiled_ops() -> bool:
+    """Whether the installed mmcv has its compiled operators; does not import mmcv."""
+    mmcv = importlib.util.find_spec('mmcv')
+    if mmcv is None:
+        return False
+    return importlib.machinery.PathFinder.find_spec('mmcv._ext', mmcv.submodule_search_locations) is not None
+
+
+def provide_mmcv_ops() -> None:
+    """Make ``mmcv.ops`` importable where mmcv lacks compiled operators, by the stand-in."""
+    if not has_compiled_ops() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds ``mmcv.ops`` and all modules below it, each of them the same kind of stand-in."""
+
+    def find_spec(self, fullname: str, path=None, target=None):
+        if fullname == _NAME or fullname.startswith(f'{_NAME}.'):
+            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        return None
+
+    def create_module(self, spec) -> ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.nms = nms
+        module.batched_nms = batched_nms
+
+
+class _StandIn(ModuleType):
+
+    def __getattr__(self, name: str):
+        if name.startswith('_'):
+            raise AttributeError(name)
+        placeholder = _placeholder(f'{_NAME}.{name}')
+        setattr(self, name, placeholder)
+        return placeholder
+
+
+def _placeholder(name: str) -> type:
+    """A class that may be imported, subclassed and checked against, but not used."""
+
+    def refuse(cls, *args, **kwargs):
+        raise RuntimeError(f'{name} is a compiled operator, and this mmcv was installed without them. Install torch '
+                           'first, then compile mmcv against it (about half an hour): '
+                           'pip install --no-build-isolation --no-binary :all: --force-reinstall --no-deps onedl-mmcv')
+
+    return type(name.rpartition('.')[2], (torch.nn.Module, ), {'__new__': refuse, '__module__': _NAME})
+
+
+def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, max_num: int = -1) -> Tensor:
+    """Indices of the kept boxes, best first, in one vector step for each kept box.
+
+    Args:
+        boxes: (N, 4), xyxy.
+        scores: (N,).
+        iou_threshold: A box that overlaps a better one by more than this IoU is dropped.
+        offset: 0 or 1, added to width and height (1 for inclusive pixel coordinates).
+        max_num: Stop after so many boxes; -1 keeps all.
+    """
+    order = scores.sort(0, descending=True).indices
+    x1, y1, x2, y2 = boxes[order].unbind(1)
+    areas = (x2 - x1 + offset) * (y2 - y1 + offset)
+    candidates = torch.arange(len(order), device=boxes.device)
+    kept = []
+    while len(candidates) and len(kept) != max_num:
+        best, candidates = candidates[0], candidates[1:]
+        kept.append(best)
+        width = torch.minimum(x2[best], x2[candidates]) - torch.maximum(x1[best], x1[candidates]) + offset
+        height = torch.minimum(y2[best], y2[candidates]) - torch.maximum(y1[best], y1[candidates]) + offset
+        overlap = width.clamp(min=0) * height.clamp(min=0)
+        iou = overlap / (areas[best] + areas[candidates] - overlap)
+        candidates = candidates[~(iou > iou_threshold)]  # two empty boxes have no IoU, and both stay
+    return order[torch.stack(kept)] if kept else order
+
+
+def nms(boxes: Tensor | np.ndarray, scores: Tensor | np.ndarray, iou_threshold: float, offset: int = 0,
+        score_threshold: float = 0, max_num: int = -1) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
+    """``mmcv.ops.nms``: non-maximum suppression over all boxes, on torchvision where it imports.
+
+    Args:
+        boxes: (N, 4), xyxy.
+        scores: (N,).
+        iou_threshold: A box that overlaps a better one by more than this IoU is dropped.
+        offset: 0 or 1, added to width and height.
+        score_threshold: Above 0, boxes need a higher score than this.
+        max_num: Keep at most so many; not positive keeps all.
+
+    Returns:
+        Kept boxes with their scores, (K, 5), best first, and their indices, (K,); arrays for arrays.
+    """
+    if isinstance(boxes, np.ndarray):
+        results = nms(torch.from_numpy(boxes), torch.as_tensor(scores), iou_threshold, offset, score_threshold,
+                      max_num)
+        return tuple(result.numpy() for result in results)
+    max_num = max_num if max_num > 0 else -1
+    above = (scores > score_threshold).nonzero().squeeze(1) if score_threshold > 0 else None
+    candidates, their_scores = (boxes, scores) if above is None else (boxes[above], scores[above])
+    if torchvision_nms is not None and offset == 0:
+        kept = torchvision_nms(candidates, their_scores, iou_threshold)
+        kept = kept[:max_num] if max_num > 0 else kept
+    else:
+        kept = greedy_nms(candidates.detach(), their_scores.detach(), iou_threshold, offset, max_num)
+    kept = kept if above is None else above[kept]
+    return torch.cat((boxes[kept], scores[kept, None]), dim=1), kept
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | None,
+                class_agnostic: bool = False) -> tuple[Tensor, Tensor]:
+    """``mmcv.ops.batched_nms``: non-maximum suppression within each class.
+
+    Args:
+        boxes: (N, 4), xyxy.
+        scores: (N,).
+        idxs: Class of each box, (N,).
+        nms_cfg: Arguments of :func:`nms`, with ``type='nms'``; ``split_thr`` is the number of boxes (10,000)
+            from which on the classes are taken one by one. None sorts by score and drops nothing.
+        class_agnostic: Suppress across classes.
+
+    Returns:
+        Kept boxes with their scores, (K, 5), best first, and their indices, (K,).
+
+    Raises:
+        RuntimeError: Another type of NMS, or rotated boxes: those need mmcv's compiled operators.
+    """
+    if nms_cfg is None:
+        scores, indices = scores.sort(descending=True)
+        return torch.cat((boxes[indices], scores[:, None]), dim=1), indices
+    nms_cfg = dict(nms_cfg)
+    kind = nms_cfg.pop('type', 'nms')
+    if kind not in ('nms', nms) or boxes.shape[-1] != 4:
+        _placeholder(f'{_NAME}.{kind} on boxes of {boxes.shape[-1]} numbers')()
+    class_agnostic = nms_cfg.pop('class_agnostic', class_agnostic)
+    split_thr = nms_cfg.pop('split_thr', 10000)
+    if class_agnostic or not len(boxes):
+        shifted = boxes
+    else:
+        # Far apart, boxes of different classes do not overlap. Rounding is part of mmcv's result.
+        shifted = boxes + (idxs.to(boxes) * (boxes.max() + 1))[:, None]
+    if len(boxes) < split_thr:
+        kept = nms(shifted, scores, **nms_cfg)[1]
+    else:
+        members = [(idxs == label).nonzero().squeeze(1) for label in idxs.unique()]
+        kept = torch.cat([index[nms(shifted[index], scores[index], **nms_cfg)[1]] for index in members])
+        kept = kept.sort().values
+        kept = kept[scores[kept].sort(descending=True).indices]
+        if nms_cfg.get('max_num', -1) > 0:
+            kept = kept[:nms_cfg['max_num']]
+    return torch.cat((boxes[kept], scores[kept, None]), dim=1), kept

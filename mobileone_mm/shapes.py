@@ -1,0 +1,177 @@
+"""A small data set that is drawn, not downloaded: coloured shapes for detection and segmentation."""
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
+PALETTE = ((220, 60, 60), (60, 160, 60), (70, 90, 220), (230, 190, 40), (170, 70, 190))
+_MAX_OVERLAP = 0.35  # of a shape's own area that later shapes may cover
+
+
+@dataclass
+class Picture:
+    """One picture and its truth.
+
+    Attributes:
+        image: RGB, (H, W, 3), uint8.
+        labels: Class of each shape, an index into ``CLASSES``.
+        masks: Visible pixels of each shape, (H, W), bool.
+    """
+
+    image: np.ndarray
+    labels: list[int]
+    masks: list[np.ndarray]
+
+    def semantic_mask(self) -> np.ndarray:
+        """(H, W), uint8: 0 is background, ``1 + label`` a shape."""
+        semantic = np.zeros(self.image.shape[:2], np.uint8)
+        for label, mask in zip(self.labels, self.masks, strict=True):
+            semantic[mask] = 1 + label
+        return semantic
+
+
+def draw_picture(rng: np.random.Generator, size: int = 160) -> Picture:
+    """Draw one to five shapes, a quarter to two thirds of the picture wide, over a cluttered background.
+
+    Args:
+        rng: Source of all randomness.
+        size: Height and width in pixels.
+    """
+    image = _background(rng, size)
+    labels, full_masks, masks = [], [], []
+    for _ in range(rng.integers(1, 6)):
+        label = int(rng.integers(len(CLASSES)))
+        mask = _shape_mask(rng, label, size)
+        covered = [(visible & ~mask).sum() < (1 - _MAX_OVERLAP) * full.sum()
+                   for visible, full in zip(masks, full_masks, strict=True)]
+        if any(covered):
+            continue
+        image[mask] = _texture(rng, size)[mask]
+        masks = [visible & ~mask for visible in masks] + [mask]
+        full_masks.append(mask)
+        labels.append(label)
+    noise = rng.normal(0, rng.uniform(0, 8), image.shape)
+    return Picture(np.clip(image + noise, 0, 255).astype(np.uint8), labels, masks)
+
+
+def _shape_mask(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
+    radius = rng.uniform(0.12, 0.32) * size
+    center = rng.uniform(radius, size - radius, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    mask = np.zeros((size, size), np.uint8)
+    name = CLASSES[label]
+    if name in ('circle', 'ring'):
+        where = tuple(int(c) for c in center.round())
+        cv2.circle(mask, where, round(radius), 1, -1)
+        if name == 'ring':
+            cv2.circle(mask, where, round(radius * 0.55), 0, -1)
+    else:
+        corners = {'square': 4, 'triangle': 3, 'star': 10}[name]
+        radii = np.where(np.arange(corners) % 2, 0.45, 1.0) * radius if name == 'star' else np.full(corners, radius)
+        angles = angle + 2 * np.pi * np.arange(corners) / corners
+        points = center + radii[:, None] * np.stack((np.cos(angles), np.sin(angles)), 1)
+        cv2.fillPoly(mask, [points.round().astype(np.int32)], 1)
+    return mask.astype(bool)
+
+
+def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(size, size, 3): one colour, half of the time with stripes or dots in another brightness."""
+    colour = rng.uniform(20, 255, 3)
+    texture = np.broadcast_to(colour, (size, size, 3)).copy()
+    y, x = np.mgrid[:size, :size]
+    period = rng.uniform(6, 14)
+    kind = rng.integers(4)
+    if kind == 0:
+        angle = rng.uniform(0, np.pi)
+        texture[np.sin(2 * np.pi / period * (x * np.cos(angle) + y * np.sin(angle))) > 0.3] *= 0.6
+    elif kind == 1:
+        texture[np.sin(2 * np.pi / period * x) * np.sin(2 * np.pi / period * y) > 0.4] *= 0.6
+    return texture
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(size, size, 3): smooth blotches of dim colour, with thin lines and specks on them."""
+    blotches = rng.uniform(0, 170, (4, 4, 3)).astype(np.float32)
+    image = cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+    for _ in range(rng.integers(4, 14)):
+        ends = rng.integers(0, size, 4).tolist()
+        colour = rng.uniform(0, 255, 3).tolist()
+        if rng.random() < 0.6:
+            cv2.line(image, ends[:2], ends[2:], colour, int(rng.integers(1, 3)))
+        else:
+            cv2.circle(image, ends[:2], int(rng.integers(1, 5)), colour, -1)
+    return image
+
+
+def make_shapes(out: str | Path, num_train: int = 600, num_val: int = 100, size: int = 160, seed: int = 0) -> None:
+    """Draw the data set, as COCO detection and as VOC segmentation of the same pictures::
+
+        out/annotations/instances_{train,val}.json
+        out/JPEGImages/{train,val}_0000.jpg
+        out/SegmentationClass/{train,val}_0000.png
+        out/ImageSets/Segmentation/{train,val}.txt
+
+    It is drawn beside ``out`` and moved there when it is complete, so that an interruption leaves nothing half.
+
+    Args:
+        out: Folder to write; must not exist yet, or be empty.
+        num_train: Number of training pictures.
+        num_val: Number of validation pictures, from another seed.
+        size: Height and width in pixels.
+        seed: Seed of the training pictures; validation has ``seed + 1``.
+
+    Raises:
+        FileExistsError: ``out`` holds something already.
+        ValueError: A count or the size is too small.
+    """
+    out = Path(out)
+    if min(num_train, num_val) < 1 or size < 32:
+        raise ValueError(f'Need at least one picture a split and a size of 32, got num_train={num_train}, '
+                         f'num_val={num_val}, size={size}.')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
+    work = out.with_name(f'.{out.name}.part')
+    shutil.rmtree(work, ignore_errors=True)
+    for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
+        (work / folder).mkdir(parents=True)
+    _draw_split(work, 'train', num_train, size, seed)
+    _draw_split(work, 'val', num_val, size, seed + 1)
+    if out.exists():
+        out.rmdir()
+    work.rename(out)
+
+
+def _draw_split(out: Path, split: str, count: int, size: int, seed: int) -> None:
+    images, annotations, names = [], [], []
+    palette = [0, 0, 0, *(value for colour in PALETTE for value in colour)]
+    for index in track(range(count), f'Drawing {split}'):
+        picture = draw_picture(np.random.default_rng((seed, index)), size)
+        name = f'{split}_{index:04d}'
+        names.append(name)
+        Image.fromarray(picture.image).save(out / 'JPEGImages' / f'{name}.jpg', quality=95)
+        semantic = Image.fromarray(picture.semantic_mask(), mode='P')
+        semantic.putpalette(palette)
+        semantic.save(out / 'SegmentationClass' / f'{name}.png')
+        images.append(dict(id=index, file_name=f'{name}.jpg', width=size, height=size))
+        for label, mask in zip(picture.labels, picture.masks, strict=True):
+            annotations.append(_annotation(len(annotations) + 1, index, label, mask))
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
+    content = dict(info=dict(description='mobileone_mm shapes'), images=images, annotations=annotations,
+                   categories=categories)
+    (out / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+    (out / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text('\n'.join(names) + '\n')
+
+
+def _annotation(annotation_id: int, image_id: int, label: int, mask: np.ndarray) -> dict:
+    """COCO record of one shape; ``bbox`` is xywh in pixels around its visible part."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    polygons = [contour.ravel().tolist() for contour in contours if len(contour) >= 3]
+    return dict(id=annotation_id, image_id=image_id, category_id=label + 1, bbox=[x, y, width, height],
+                area=int(mask.sum()), segmentation=polygons, iscrowd=0)

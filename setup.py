@@ -1,0 +1,51 @@
+"""Packaging; the project's other settings are in pyproject.toml."""
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+# mm's tools look for a package's configs and tools here.
+MIM = Path('mobileone_mm', '.mim')
+
+
+class BuildWithMim(build_py):
+    """Put configs and tools into the package: copies in a wheel, links under an editable install."""
+
+    def run(self):
+        super().run()
+        for name in ('configs', 'tools'):
+            if getattr(self, 'editable_mode', False):
+                link = ROOT / MIM / name
+                link.parent.mkdir(exist_ok=True)
+                link.unlink(missing_ok=True)
+                link.symlink_to(Path('..', '..', name), target_is_directory=True)
+            else:
+                target = Path(self.build_lib, MIM, name)
+                shutil.rmtree(target, ignore_errors=True)
+                shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / '__init__.py').read_text())[1]
+setup(
+    name='mobileone_mm',
+    version=version,
+    description='MobileOne for OpenMMLab, reparameterized on eval()',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=['mobileone_mm*']),
+    # mmengine, mmcv, mmdet and mmsegmentation come from either of two lines that cannot coexist: see the extras.
+    install_requires=['torch>=2.6', 'numpy'],
+    extras_require={
+        'onedl': ['onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', 'onedl-mmdetection==3.5.1',
+                  'onedl-mmsegmentation==1.4.2', 'tensorboard'],
+        'openmmlab': ['mmengine==0.10.7', 'mmcv>=2.0.0,<2.2.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex',
+                      'tensorboard', 'setuptools<82'],
+        'test': ['pytest', 'ruff', 'build', 'onnx', 'onnxruntime'],
+    },
+    cmdclass={'build_py': BuildWithMim},
+)

@@ -1,0 +1,195 @@
+"""The backbone's contract: sizes, arguments, freezing, registration."""
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import python, randomize, reference_maps
+from mmengine.registry import MODELS, init_default_scope
+
+from mobileone_mm import ARCHS, MobileOne, MobileOneBlock, reparameterize_model
+
+# Golden: train and deploy parameters of the backbone.
+PARAMETERS = {
+    's0': (4_268_272, 1_053_504), 's1': (3_544_192, 3_483_840), 's2': (5_835_648, 5_759_168),
+    's3': (8_121_600, 8_029_312), 's4': (12_902_248, 12_789_352),
+}
+CHANNELS = {
+    's0': (48, 128, 256, 1024), 's1': (96, 192, 512, 1280), 's2': (96, 256, 640, 2048), 's3': (128, 320, 768, 2048),
+    's4': (192, 448, 896, 2048), 's4_nose': (192, 448, 896, 2048),
+}
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('arch', PARAMETERS)
+def test_golden_parameters(arch):
+    model = MobileOne(arch)
+    blocks = [module for module in model.modules() if isinstance(module, MobileOneBlock)]
+    assert (count(model), count(reparameterize_model(model)), len(blocks)) == (*PARAMETERS[arch], 43)
+    assert count(MobileOne(arch, deploy=True)) == PARAMETERS[arch][1]
+
+
+@pytest.mark.parametrize('arch', CHANNELS)
+def test_maps(arch):
+    model = MobileOne(arch, out_indices=(0, -2, 3)).eval()
+    assert model.out_channels == tuple(CHANNELS[arch][i] for i in (0, 2, 3))
+    assert model.out_strides == (4, 16, 32)
+    with torch.no_grad():
+        maps = model(torch.randn(1, 3, 70, 33))
+    expected = [(1, CHANNELS[arch][i], -(-70 // s), -(-33 // s)) for i, s in ((0, 4), (2, 16), (3, 32))]
+    assert [tuple(m.shape) for m in maps] == expected
+
+
+def test_se_stands_in_the_last_blocks_of_s4_only():
+    with_se = {name for name, module in MobileOne('s4').named_modules() if type(module).__name__ == 'SqueezeExcite'}
+    assert with_se == {f'stage3.{i}.se' for i in range(10, 20)} | {'stage4.0.se', 'stage4.1.se'}
+    assert count(MobileOne('s4_nose', deploy=True)) + 1_000 * 2048 + 1_000 == pytest.approx(13.198e6, abs=1e3)
+
+
+def test_custom_arch_and_in_channels():
+    arch = dict(num_blocks=(1, 1, 2, 1), width_multipliers=(0.25, 0.25, 0.25, 0.25), num_conv_branches=2,
+                num_se_blocks=(0, 0, 1, 0))
+    model = MobileOne(arch, in_channels=1, out_indices=(0, 1, 2, 3)).eval()
+    assert [m.shape[1] for m in model(torch.randn(1, 1, 32, 32))] == [16, 32, 64, 128]
+
+
+ERRORS = [
+    (dict(arch='s5'), "Unknown arch 's5'. Allowed are 's0', 's1', 's2', 's3', 's4', 's4_nose'"),
+    (dict(arch=dict(num_blocks=(1, 1, 1, 1))), "exactly the keys num_blocks, width_multipliers, num_conv_branches"),
+    (dict(arch=3), 'arch must be a name .* got 3'),
+    (dict(arch=ARCHS['s0'] | dict(num_blocks=(1, 1))), r"arch\['num_blocks'\] must be 4 values"),
+    (dict(arch=ARCHS['s0'] | dict(num_conv_branches=0)), r"arch\['num_conv_branches'\] must be an int of at least 1"),
+    (dict(arch=ARCHS['s0'] | dict(num_se_blocks=(3, 0, 0, 0))), 'num_se_blocks within num_blocks'),
+    (dict(out_indices=(4, )), r'out_indices must be .* in 0..3 .* or -4..-1, got \(4,\)'),
+    (dict(out_indices=()), r'out_indices must be .* got \(\)'),
+    (dict(out_indices=2), 'out_indices must be .* got 2'),
+    (dict(strides=(2, 2, 2)), r'strides must be 4 values.* each 1 or 2; got \(2, 2, 2\)'),
+    (dict(strides=(2, 2, 2, 4)), 'strides must be 4 values.* each 1 or 2'),
+    (dict(dilations=(1, 1, 1)), 'dilations must be 4 values'),
+    (dict(dilations=(1, 1, 1, 0)), r'dilations must be ints of at least 1, got \(1, 1, 1, 0\)'),
+    (dict(frozen_stages=5), r'frozen_stages must be -1 \(none\), 0 \(the stem\) or 1..4 .*, got 5'),
+    (dict(norm_cfg=dict(type='GN', num_groups=4)), "cannot fold the norm .*GN.* Allowed are the types BN, BN2d, SyncBN"),
+    (dict(norm_cfg=dict(type='BN', track_running_stats=False)), 'with running statistics'),
+]
+
+
+@pytest.mark.parametrize('kwargs, message', ERRORS, ids=lambda v: v[:40] if isinstance(v, str) else None)
+def test_errors(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        MobileOne(**kwargs)
+
+
+@pytest.mark.parametrize('shape', [(3, 32, 32), (1, 4, 32, 32)])
+def test_wrong_input(shape):
+    with pytest.raises(ValueError, match=r'takes \(N, 3, H, W\), got'):
+        MobileOne('s0')(torch.randn(shape))
+
+
+def test_block_errors():
+    with pytest.raises(ValueError, match='kernel_size must be odd, got 2'):
+        MobileOneBlock(8, 8, 2)
+    with pytest.raises(ValueError, match=r'with_skip=True needs .* stride=2'):
+        MobileOneBlock(8, 8, 3, stride=2, with_skip=True)
+
+
+def test_a_dilated_backbone_has_the_checkpoints_branches():
+    plain = MobileOne('s0')
+    dilated = MobileOne('s0', strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4))
+    assert plain.state_dict().keys() == dilated.state_dict().keys()
+    assert dilated.out_strides == (8, )
+    assert dilated.stage4[0].skip_branch is None
+    convs = [m for m in dilated.stage3.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert {(c.dilation, c.padding) for c in convs} == {((2, 2), (2, 2))}
+
+
+@pytest.mark.parametrize('strides, dilations, factor', [((2, 2, 2, 1), (1, 1, 1, 2), 2), ((2, 2, 1, 1), (1, 1, 2, 4), 4)])
+def test_contracted_dilation_keeps_the_pretrained_features(strides, dilations, factor):
+    """Subsampled, the dilated map is the strided one: everywhere where no border's padding reaches."""
+    torch.manual_seed(0)
+    arch = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 1))
+    plain = randomize(MobileOne(arch)).double().eval()
+    dilated = MobileOne(arch, strides=strides, dilations=dilations, contract_dilation=True).double().eval()
+    dilated.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 256, 256, dtype=torch.float64)
+    with torch.no_grad():
+        strided, subsampled = plain(x)[0], dilated(x)[0][..., ::factor, ::factor]
+    torch.testing.assert_close(subsampled, strided, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize('frozen_stages', range(-1, 5))
+def test_frozen_stages(frozen_stages):
+    model = MobileOne('s0', frozen_stages=frozen_stages)
+    for _ in range(2):
+        for i in range(5):
+            stage = getattr(model, f'stage{i}')
+            frozen = i <= frozen_stages
+            assert {p.requires_grad for p in stage.parameters()} == {not frozen}
+            assert {m.training for m in stage.modules()} == {not frozen}
+        assert model.eval() is model
+        assert model.train() is model
+
+
+def gradients(model, x, forward):
+    model.zero_grad()
+    x = x.clone().requires_grad_()
+    maps = forward(x)
+    sum((m * torch.linspace(-1, 1, m.numel(), dtype=m.dtype).reshape(m.shape)).sum() for m in maps).backward()
+    return [x.grad, *(p.grad for p in model.parameters() if p.requires_grad)]
+
+
+@pytest.mark.parametrize('mode', ['norm_eval', 'eval', 'frozen'])
+def test_gradients_of_frozen_norms_are_exact(mode):
+    """To the input and to every branch parameter, as in the branch form."""
+    torch.manual_seed(0)
+    arch = ARCHS['s4'] | dict(num_blocks=(1, 2, 2, 1), num_se_blocks=(0, 0, 1, 1), num_conv_branches=2)
+    options = dict(norm_eval=mode == 'norm_eval', frozen_stages=1 if mode == 'frozen' else -1)
+    model = randomize(MobileOne(arch, out_indices=(0, 1, 2, 3), **options)).double()
+    model.train(mode == 'norm_eval')
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    expected = gradients(model, x, lambda x: reference_maps(model, x))
+    scale = max(g.abs().max() for g in expected)
+    for got, gradient in zip(gradients(model, x, model), expected, strict=True):
+        torch.testing.assert_close(got / scale, gradient / scale, rtol=0, atol=1e-10)
+
+
+def test_with_cp_changes_neither_gradients_nor_statistics():
+    torch.manual_seed(0)
+    arch = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 1))
+    plain = MobileOne(arch).double()
+    recomputing = MobileOne(arch, with_cp=True).double()
+    recomputing.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected = gradients(plain, x, plain)
+    for got, gradient in zip(gradients(recomputing, x, recomputing), expected, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=0, atol=1e-10)
+    for key, value in plain.state_dict().items():
+        torch.testing.assert_close(recomputing.state_dict()[key], value, rtol=0, atol=1e-12)
+
+
+def test_training_in_channels_last_on_a_cpu():
+    """The stem's strided 1x1 convolution corrupts the heap of torch 2.13 there, hence a process of its own."""
+    code = ('import torch, mobileone_mm; m = mobileone_mm.MobileOne("s0").to(memory_format=torch.channels_last); '
+            'x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last); '
+            '[m(x)[0].sum().backward() for _ in range(3)]; print("done")')
+    assert 'done' in python('-c', code).stdout
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmseg'])
+def test_registered_for_every_scope(scope):
+    import importlib
+    registry = MODELS if scope == 'mmengine' else importlib.import_module(f'{scope}.registry').MODELS
+    init_default_scope(scope)
+    try:
+        assert type(registry.build(dict(type='MobileOne', arch='s1'))) is MobileOne
+    finally:
+        init_default_scope('mmengine')
+
+
+def test_import_is_light():
+    code = ('import sys, mobileone_mm; '
+            'heavy = {"mmdet", "mmseg", "mmpretrain", "torchvision", "onnx", "matplotlib.pyplot"} & set(sys.modules); '
+            'assert not heavy, heavy')
+    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

@@ -1,0 +1,27 @@
+"""Test a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT."""
+import argparse
+import sys
+
+from mobileone_mm.launch import add_common_arguments, build_test_runner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='detector: .pkl file for the predictions; segmentor: folder for PNG masks')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='draw predictions into this folder, below the work dir')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between pictures of --show')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    add_common_arguments(parser)
+    args = parser.parse_args()
+    try:
+        runner = build_test_runner(args)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'Error: {error}')
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()

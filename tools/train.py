@@ -1,0 +1,26 @@
+"""Train a detector or a segmentor: python tools/train.py CONFIG."""
+import argparse
+import sys
+
+from mobileone_mm.launch import add_common_arguments, build_train_runner
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help="scale the LR by the batch size over the config's auto_scale_lr.base_batch_size")
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from this checkpoint, or without one from the latest in the work dir')
+    add_common_arguments(parser)
+    args = parser.parse_args()
+    try:
+        runner = build_train_runner(args)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'Error: {error}')
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
