@@ -2,12 +2,13 @@
 from .arch import ARCHS
 from .block import MobileOneBlock, reparameterize_model
 from .checkpoint import allow_mmengine_globals
+from .init import NearIdentityInit
 from .mmcv_ops import provide_mmcv_ops
 from .mobileone import MobileOne
 from .runtime import AtomicLocalBackend, PreserveRandomStateHook
 
 __version__ = '0.1.0'
-__all__ = ['ARCHS', 'AtomicLocalBackend', 'MobileOne', 'MobileOneBlock', 'PreserveRandomStateHook',
+__all__ = ['ARCHS', 'AtomicLocalBackend', 'MobileOne', 'MobileOneBlock', 'NearIdentityInit', 'PreserveRandomStateHook',
            'reparameterize_model']
 
 provide_mmcv_ops()

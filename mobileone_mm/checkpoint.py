@@ -6,15 +6,13 @@ scratch without knowing it. Here a checkpoint fits, or it is an error.
 import os
 import pickle
 import re
-import zipfile
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 
 import numpy as np
 import torch
+from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
-from mmengine.utils.dl_utils import load_url
 from torch import Tensor
 
 from .arch import ARCHS, resolve_arch, stage_widths
@@ -63,7 +61,15 @@ def allow_mmengine_globals() -> None:
     multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
     dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'uint32', 'float32', 'float64')}
     torch.serialization.add_safe_globals(
-        [HistoryBuffer, multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, *dtypes])
+        [HistoryBuffer, multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, *dtypes,
+         (_history_buffer_method, 'builtins.getattr')])
+
+
+def _history_buffer_method(owner: type, name: str):
+    """Stands in for ``getattr``, with which a pickled HistoryBuffer names its own methods, and which could do more."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise pickle.UnpicklingError(f'Unsupported global: getattr of {owner!r}, {name!r}')
+    return getattr(HistoryBuffer, name)
 
 
 def read_checkpoint(filename: str, map_location: str | torch.device | None = None) -> dict:
@@ -83,24 +89,22 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'Checkpoint {filename!r} does not exist. Check the path.')
-    return _torch_load(filename, filename, map_location)
-
-
-def _torch_load(name: str, file: str, map_location) -> dict:
+    allow_mmengine_globals()  # again: a load by mmengine itself takes its own from torch's list when it ends
     try:
         # No explicit weights_only: torch's default is True, and its environment variable keeps working.
-        checkpoint = torch.load(file, map_location=map_location)
+        checkpoint = torch.load(filename, map_location=map_location)
     except pickle.UnpicklingError as error:
-        if zipfile.is_zipfile(file) and 'Unsupported' in str(error) or 'GLOBAL' in str(error):
+        refused = re.search(r'Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.\w+)|GLOBAL ([\w.]+)', str(error))
+        if refused:
             raise ValueError(
-                f'{name!r} holds objects besides tensors that could run code when loaded, and was refused:\n'
-                f'{str(error).splitlines()[-1] if str(error) else error}\nOnly if you trust where it comes from, set '
-                'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the environment.') from error
-        raise ValueError(f'{name!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
+                f'{filename!r} holds more than tensors ({refused[1] or refused[2]}), which could run code when loaded, and '
+                'was refused. Only if you trust where it comes from: set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the '
+                'environment.') from error
+        raise ValueError(f'{filename!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
     except (RuntimeError, EOFError, OSError, KeyError, AttributeError) as error:
-        raise ValueError(f'{name!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
+        raise ValueError(f'{filename!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(f'{name!r} holds a {type(checkpoint).__name__}, expected a state dict or a checkpoint with '
+        raise ValueError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a checkpoint with '
                          "the key 'state_dict'.")
     return checkpoint
 
@@ -130,16 +134,11 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
     """
     print_log(f'{type}: load MobileOne from {checkpoint}', logger='current')
     if checkpoint.startswith(('http://', 'https://')):
-        try:
-            content = _download(checkpoint, map_location)
-        except (URLError, OSError) as error:
-            raise RuntimeError(f'Could not download the pretrained weights {checkpoint} ({error}). {REMEDIES}') \
-                from error
-    else:
-        try:
-            content = read_checkpoint(checkpoint, map_location)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f'{error} {REMEDIES}') from error
+        checkpoint = _download(checkpoint)
+    try:
+        content = read_checkpoint(checkpoint, map_location)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{error} {REMEDIES}') from error
     state_dict = content.get('state_dict', content)
     if prefix is not None:
         prefix = prefix.rstrip('.') + '.'
@@ -149,9 +148,21 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
     return state_dict
 
 
-def _download(url: str, map_location: str) -> dict:
-    loader = CheckpointLoader._get_checkpoint_loader(url)
-    return loader(url, map_location)
+def _download(url: str) -> str:
+    """Path of the file behind an URL, downloaded once a machine into torch's hub folder, whole or not at all."""
+    path = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
+    error = None
+    if get_local_rank() == 0 and not os.path.isfile(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, path)
+        except OSError as caught:  # raised only after the barrier, where the other processes wait
+            error = caught
+    barrier()
+    if error is not None or not os.path.isfile(path):
+        raise RuntimeError(f'Could not download the pretrained weights {url} ({error or "see rank 0"}). {REMEDIES}') \
+            from error
+    return path
 
 
 def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[str, Tensor]:

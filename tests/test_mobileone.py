@@ -188,6 +188,15 @@ def test_registered_for_every_scope(scope):
         init_default_scope('mmengine')
 
 
+def test_near_identity_init():
+    model = MobileOne('s0', init_cfg=dict(type='NearIdentity', gamma=0.1))
+    model.init_weights()
+    for block in (module for module in model.modules() if isinstance(module, MobileOneBlock)):
+        expected = 1 if block.skip_branch is None else 0.1
+        assert all((branch.bn.weight == expected).all() for branch in block.conv_branches)
+        assert block.skip_branch is None or (block.skip_branch.weight == 1).all()
+
+
 def test_import_is_light():
     code = ('import sys, mobileone_mm; '
             'heavy = {"mmdet", "mmseg", "mmpretrain", "torchvision", "onnx", "matplotlib.pyplot"} & set(sys.modules); '

@@ -8,7 +8,7 @@ from mobileone_mm.shapes import make_shapes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', help='folder to write, e.g. data/shapes')
-    parser.add_argument('--num-train', type=int, default=600, help='training pictures (default: %(default)s)')
+    parser.add_argument('--num-train', type=int, default=900, help='training pictures (default: %(default)s)')
     parser.add_argument('--num-val', type=int, default=100, help='validation pictures (default: %(default)s)')
     parser.add_argument('--size', type=int, default=160, help='height and width in pixels (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='val is drawn from seed + 1 (default: %(default)s)')

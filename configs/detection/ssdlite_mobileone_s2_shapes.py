@@ -7,7 +7,7 @@ metainfo = dict(classes=classes, palette=[(220, 60, 60), (60, 160, 60), (70, 90,
 data_root = '{{$SHAPES_ROOT:data/shapes}}/'
 norm_cfg = dict(type='BN')  # 0.03 of momentum would not settle in so few iterations
 model = dict(
-    backbone=dict(init_cfg=None),
+    backbone=dict(init_cfg=dict(_delete_=True, type='NearIdentity')),
     neck=dict(norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=len(classes),
@@ -31,7 +31,7 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         metainfo=metainfo,
@@ -55,7 +55,7 @@ test_evaluator = val_evaluator
 max_epochs = 8
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01), clip_grad=dict(max_norm=10))
+    optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.01), clip_grad=dict(max_norm=10))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
     dict(

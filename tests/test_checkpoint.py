@@ -1,0 +1,213 @@
+"""Weights in: layouts, a strict fit, safe reading, clear errors."""
+import os
+import re
+
+import pytest
+import torch
+from conftest import randomize, real_data
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader, load_checkpoint
+
+from mobileone_mm import ARCHS, MobileOne
+from mobileone_mm.checkpoint import guess_arch, read_checkpoint, use_safe_loading
+
+TO_APPLE = [('conv_branches.', 'rbr_conv.'), ('scale_branch.', 'rbr_scale.'), ('skip_branch.', 'rbr_skip.')]
+TO_MMPRETRAIN = [('conv_branches.', 'branch_conv_list.'), ('scale_branch.', 'branch_scale.'),
+                 ('skip_branch.', 'branch_norm.'), ('reparam_conv.', 'branch_reparam.'),
+                 ('se.reduce.', 'se.conv1.conv.'), ('se.expand.', 'se.conv2.conv.')]
+TO_TIMM = [('conv_branches.', 'conv_kxk.'), ('scale_branch.', 'conv_scale.'), ('skip_branch.', 'identity.'),
+           ('se.reduce.', 'attn.fc1.'), ('se.expand.', 'attn.fc2.'), ('stage0.', 'stem.'),
+           *[(f'stage{i}.', f'stages.{i - 1}.') for i in range(1, 5)]]
+
+
+def rename(state_dict, table, prefix='', classifier='linear.'):
+    renamed = {}
+    for key, value in state_dict.items():
+        for ours, theirs in table:
+            key = key.replace(ours, theirs)
+        renamed[prefix + key] = value
+    renamed |= {f'{classifier}weight': torch.zeros(1000, 1024), f'{classifier}bias': torch.zeros(1000)}
+    return renamed
+
+
+@pytest.fixture(scope='module')
+def s4():
+    torch.manual_seed(0)
+    return randomize(MobileOne('s4'))
+
+
+LAYOUTS = {
+    'ours': lambda s: s,
+    'Apple': lambda s: rename(s, TO_APPLE),
+    'mmpretrain': lambda s: rename(s, TO_MMPRETRAIN, 'backbone.', 'head.fc.'),
+    'timm': lambda s: rename(s, TO_TIMM, '', 'head.fc.'),
+    'a whole detector': lambda s: {f'backbone.{k}': v for k, v in s.items()} | {'neck.weight': torch.zeros(1)},
+    'wrapped twice': lambda s: rename(s, TO_APPLE, 'module.model.', 'module.model.linear.'),
+    'without step counters': lambda s: {k: v for k, v in s.items() if not k.endswith('num_batches_tracked')},
+}
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('how', ['init_cfg', 'load_state_dict', 'load_checkpoint', 'deploy'])
+def test_layouts(layout, how, s4, tmp_path):
+    state_dict = LAYOUTS[layout](s4.state_dict())
+    file = str(tmp_path / 'weights.pth')
+    torch.save(dict(state_dict=state_dict, meta={}), file)
+    model = MobileOne('s4', deploy=how == 'deploy',
+                      init_cfg=dict(type='Pretrained', checkpoint=file) if how == 'init_cfg' else None)
+    if how == 'init_cfg':
+        model.init_weights()
+    elif how == 'load_checkpoint':
+        load_checkpoint(model, file, map_location='cpu')
+    else:
+        model.load_state_dict(state_dict)
+    if how != 'deploy':
+        for key, value in s4.state_dict().items():
+            assert layout == 'without step counters' or torch.equal(model.state_dict()[key], value), key
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), s4.eval()(x), rtol=1e-3, atol=1e-3)
+
+
+def test_deploy_layouts(s4):
+    deployed = MobileOne('s4', deploy=True)
+    deployed.load_state_dict(s4.state_dict())
+    for table, prefix in ((TO_MMPRETRAIN, 'backbone.'), (TO_TIMM, ''), (TO_APPLE, '')):
+        again = MobileOne('s4', deploy=True)
+        again.load_state_dict(rename(deployed.state_dict(), table, prefix, 'head.fc.'))
+        assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), deployed.state_dict().values(),
+                                                     strict=True))
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_guess_arch(arch):
+    assert guess_arch(MobileOne(arch).state_dict()) == arch
+    deployed = guess_arch(MobileOne(arch, deploy=True).state_dict())
+    assert deployed == arch
+
+
+def without(key):
+    return lambda s: s.pop(key)
+
+
+MISFITS = {
+    'another arch': (lambda s: (s.clear(), s.update(MobileOne('s1').state_dict())),
+                     r"These are MobileOne 's1' weights, but the config says arch='s0'. Set arch='s1', or load weights"),
+    'missing': (without('stage2.3.conv_branches.1.bn.weight'), r'does not fit MobileOne\(arch=\'s0\'.*missing: stage2.3'),
+    'unexpected': (lambda s: s.update({'stage1.9.conv_branches.0.conv.weight': torch.zeros(1)}), 'unexpected: stage1.9'),
+    'shape': (lambda s: s.update({'stage0.skip_branch.weight': torch.zeros(3)}) or
+              s.update({'stage0.conv_branches.0.bn.weight': torch.zeros(3)}), r'wrong shape: .*\(3,\) instead of \(48,\)'),
+    'another network': (lambda s: (s.clear(), s.update({'layer1.0.conv1.weight': torch.zeros(1)})),
+                        'no MobileOne checkpoint: got keys such as layer1.0.conv1.weight'),
+    'empty': (lambda s: s.clear(), 'no MobileOne checkpoint'),
+}
+
+
+@pytest.mark.parametrize('name', MISFITS)
+@pytest.mark.parametrize('deploy', [False, True])
+def test_misfits(name, deploy, tmp_path):
+    change, message = MISFITS[name]
+    state_dict = dict(MobileOne('s0').state_dict())
+    change(state_dict)
+    with pytest.raises(ValueError, match=message):
+        MobileOne('s0', deploy=deploy).load_state_dict(state_dict)
+    torch.save(state_dict, tmp_path / 'weights.pth')
+    with pytest.raises(ValueError, match=message):  # mmengine's loader would only log
+        load_checkpoint(MobileOne('s0', deploy=deploy), str(tmp_path / 'weights.pth'))
+
+
+def test_download_failure_names_both_remedies(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError('no network')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
+    model = MobileOne('s0', init_cfg=dict(type='Pretrained', checkpoint='https://example.invalid/weights.pth.tar'))
+    with pytest.raises(RuntimeError, match=r'(?s)example.invalid.*no network.*init_cfg.checkpoint=.*init_cfg=None'):
+        model.init_weights()
+
+
+def test_missing_local_file_names_both_remedies():
+    model = MobileOne('s0', init_cfg=dict(type='Pretrained', checkpoint='/nowhere/weights.pth'))
+    with pytest.raises(FileNotFoundError, match=r'(?s)/nowhere/weights.pth.*init_cfg.checkpoint=.*init_cfg=None'):
+        model.init_weights()
+
+
+class Harmful:
+    """Unpickled without care, it leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return os.mkdir, (self.trace, )
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_nothing_is_executed(tmp_path, legacy):
+    file, trace = str(tmp_path / 'harmful.pth'), str(tmp_path / 'trace')
+    torch.save(dict(state_dict=dict(a=torch.zeros(1)), extra=Harmful(trace)), file,
+               _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(ValueError, match=r'(?s)could run code.*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'):
+        read_checkpoint(file)
+    before = dict(CheckpointLoader._schemes)
+    try:
+        use_safe_loading()
+        with pytest.raises(ValueError, match='could run code'):
+            load_checkpoint(MobileOne('s0'), file)
+    finally:
+        CheckpointLoader._schemes = before
+    assert not os.path.exists(trace)
+
+
+def test_what_mmengine_saves_is_safe(tmp_path):
+    file = str(tmp_path / 'checkpoint.pth')
+    import numpy as np
+    content = dict(meta=dict(seed=3, scores=np.float64(0.5), epoch=np.int64(4)),
+                   message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0, 2.0], [1, 1]))))
+    torch.save(content, file)
+    for _ in range(2):
+        loaded = read_checkpoint(file)
+        CheckpointLoader.load_checkpoint(file)  # mmengine's loader used to undo the permission
+    assert loaded['message_hub']['log_scalars']['loss'].mean() == 1.5
+    assert loaded['meta'] == content['meta']
+
+
+@pytest.mark.parametrize('damage', ['truncated', 'text', 'empty', 'a list'])
+def test_damaged_files(tmp_path, damage):
+    file = tmp_path / 'damaged.pth'
+    torch.save(MobileOne('s0').state_dict(), file)
+    content = file.read_bytes()
+    if damage == 'a list':
+        torch.save([1, 2], file)
+    else:
+        file.write_bytes(dict(truncated=content[:len(content) // 2], text=b'<html>not found</html>', empty=b'')[damage])
+    with pytest.raises(ValueError, match=r'damaged\.pth.*(is not a PyTorch checkpoint, or is damaged|holds a list)'):
+        read_checkpoint(str(file))
+
+
+def test_apples_fused_s0(tmp_path):
+    """The real thing: 20 of 25 top-1 is what these weights give (resize 256, centre crop 224)."""
+    weights = read_checkpoint(str(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'))
+    folder = real_data('imagenet_val25')
+    model = MobileOne('s0', deploy=True).eval()
+    model.load_state_dict(weights)
+    from PIL import Image
+    import numpy as np
+    top1 = top5 = 0
+    for line in (folder / 'meta' / 'val.txt').read_text().split('\n'):
+        if not line:
+            continue
+        name, label = re.fullmatch(r'(\S+)\s+(\d+)', line).groups()
+        path = folder / name if (folder / name).exists() else folder / 'val' / name
+        image = Image.open(path).convert('RGB')
+        scale = 256 / min(image.size)
+        image = image.resize([round(side * scale) for side in image.size], Image.BILINEAR)
+        left, top = (image.width - 224) // 2, (image.height - 224) // 2
+        image = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32)
+        x = torch.from_numpy((image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]).permute(2, 0, 1)[None].float()
+        with torch.no_grad():
+            logits = model(x)[0].mean((2, 3)) @ weights['linear.weight'].T + weights['linear.bias']
+        best = logits[0].topk(5).indices.tolist()
+        top1 += best[0] == int(label)
+        top5 += int(label) in best
+    assert (top1, top5) == (20, 24)

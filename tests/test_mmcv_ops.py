@@ -1,0 +1,130 @@
+"""The stand-in for mmcv.ops: NMS as mmcv's compiled one, clear refusals, and out of the way where not needed."""
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import python
+
+from mobileone_mm import mmcv_ops
+from mobileone_mm.mmcv_ops import batched_nms, greedy_nms, has_compiled_ops, nms
+
+needs_ops = pytest.mark.skipif(not has_compiled_ops(), reason='mmcv has no compiled operators here')
+needs_no_ops = pytest.mark.skipif(has_compiled_ops(), reason='mmcv has compiled operators here')
+
+
+def boxes_and_scores(seed, count, ties=False):
+    generator = torch.Generator().manual_seed(seed)
+    corners = torch.rand(count, 2, generator=generator) * 100
+    sizes = torch.rand(count, 2, generator=generator) * 40
+    scores = torch.rand(count, generator=generator)
+    if ties:
+        scores = (scores * 5).round() / 5
+    return torch.cat((corners, corners + sizes), 1), scores
+
+
+def plain_nms(boxes, scores, threshold, offset=0):
+    """The definition, box by box in Python."""
+    kept = []
+    for i in scores.sort(descending=True).indices.tolist():
+        for j in kept:
+            a, b = boxes[i], boxes[j]
+            width = max(0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
+            height = max(0, min(a[3], b[3]) - max(a[1], b[1]) + offset)
+            area = sum((c[2] - c[0] + offset) * (c[3] - c[1] + offset) for c in (a, b))
+            if width * height / (area - width * height) > threshold:
+                break
+        else:
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('threshold', [0.3, 0.5, 0.9])
+@pytest.mark.parametrize('offset', [0, 1])
+def test_nms_is_its_definition(seed, threshold, offset):
+    boxes, scores = boxes_and_scores(seed, 60)
+    assert greedy_nms(boxes, scores, threshold, offset).tolist() == plain_nms(boxes, scores, threshold, offset)
+
+
+def test_arguments_of_nms(monkeypatch):
+    monkeypatch.setattr(mmcv_ops, 'torchvision_nms', None)
+    boxes, scores = boxes_and_scores(0, 200)
+    detections, kept = nms(boxes, scores, 0.5)
+    assert torch.equal(detections, torch.cat((boxes[kept], scores[kept, None]), 1))
+    assert torch.equal(nms(boxes, scores, 0.5, max_num=7)[1], kept[:7])
+    assert torch.equal(nms(boxes, scores, 0.5, score_threshold=0.6)[1], kept[scores[kept] > 0.6])
+    as_arrays = nms(boxes.numpy(), scores.numpy(), 0.5)
+    assert isinstance(as_arrays[0], np.ndarray) and as_arrays[1].tolist() == kept.tolist()
+    empty = nms(boxes[:0], scores[:0], 0.5)
+    assert empty[0].shape == (0, 5) and empty[1].shape == (0, )
+    assert empty[1].dtype == torch.long
+
+
+def test_batched_nms_keeps_classes_apart():
+    boxes = torch.tensor([[0., 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
+    scores, labels = torch.tensor([0.5, 0.9, 0.7]), torch.tensor([0, 0, 1])
+    assert batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=0.5))[1].tolist() == [1, 2]
+    assert batched_nms(boxes, scores, labels, dict(type='nms', iou_threshold=0.5), True)[1].tolist() == [1]
+    assert batched_nms(boxes, scores, labels, None)[1].tolist() == [1, 2, 0]
+    assert batched_nms(boxes[:0], scores[:0], labels[:0], dict(type='nms', iou_threshold=0.5))[1].tolist() == []
+    with pytest.raises(RuntimeError, match=r'soft_nms.*compiled operator'):
+        batched_nms(boxes, scores, labels, dict(type='soft_nms', iou_threshold=0.5))
+
+
+@needs_ops
+@pytest.mark.parametrize('implementation', ['greedy', 'torchvision'])
+@pytest.mark.parametrize('seed', range(20))
+def test_agrees_with_mmcv_box_for_box(seed, implementation, monkeypatch):
+    """Run in an environment whose mmcv was compiled: pip install --no-build-isolation onedl-mmcv after torch."""
+    from mmcv import ops
+    if implementation == 'greedy':
+        monkeypatch.setattr(mmcv_ops, 'torchvision_nms', None)
+    elif mmcv_ops.torchvision_nms is None:
+        pytest.skip('no torchvision')
+    assert ops.nms.__module__.startswith('mmcv.ops')
+    boxes, scores = boxes_and_scores(seed, 700, ties=seed % 2 == 1)
+    labels = torch.randint(0, 8, (700, ), generator=torch.Generator().manual_seed(seed))
+    for threshold in (0.3, 0.45, 0.7):
+        for options in (dict(), dict(offset=1), dict(max_num=50), dict(score_threshold=0.3)):
+            if implementation == 'torchvision' and seed % 2:
+                continue  # it breaks ties in scores in another order
+            for got, expected in zip(nms(boxes, scores, threshold, **options),
+                                     ops.nms(boxes, scores, threshold, **options), strict=True):
+                assert torch.equal(got, expected)
+            for split_thr in (10000, 100):
+                config = dict(type='nms', iou_threshold=threshold, split_thr=split_thr, **options)
+                for agnostic in (False, True):
+                    for got, expected in zip(batched_nms(boxes, scores, labels, config, agnostic),
+                                             ops.batched_nms(boxes, scores, labels, config, agnostic), strict=True):
+                        assert torch.equal(got, expected)
+
+
+@needs_no_ops
+def test_names_import_and_refuse_to_work():
+    from mmcv import ops
+    from mmcv.ops import DeformConv2d, point_sample
+    from mmcv.ops.roi_align import roi_align
+
+    class Derived(DeformConv2d):
+        pass
+
+    assert ops.nms is nms and ops.batched_nms is batched_nms
+    assert not isinstance(torch.nn.Conv2d(1, 1, 1), DeformConv2d)
+    for use in (lambda: Derived(3, 3, 1), lambda: point_sample(1), lambda: roi_align(1, 2), lambda: ops.RoIAlign()):
+        with pytest.raises(RuntimeError, match=r'mmcv\.ops.*compiled operator.*--no-build-isolation'):
+            use()
+    with pytest.raises(AttributeError):
+        _ = ops.__wrapped__
+
+
+@needs_ops
+def test_stays_out_of_the_way():
+    import mmcv.ops
+    assert mmcv.ops.__file__ and mmcv.ops.nms is not nms
+    assert not any(isinstance(finder, mmcv_ops._Finder) for finder in sys.meta_path)
+
+
+def test_mmdet_and_mmseg_import_after_this_package():
+    python('-c', 'import mobileone_mm; from mmdet.utils import register_all_modules as a; a(); '
+                 'from mmseg.utils import register_all_modules as b; b()')

@@ -1,0 +1,69 @@
+"""The drawn data set."""
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from conftest import python
+from PIL import Image
+from pycocotools.coco import COCO
+
+from mobileone_mm.shapes import CLASSES, make_shapes
+
+
+def checksum(folder):
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob('*')) if path.is_file()}
+
+
+def test_seeded(tmp_path):
+    for name, seed in (('a', 0), ('b', 0), ('c', 5)):
+        make_shapes(tmp_path / name, 3, 2, 64, seed)
+    assert checksum(tmp_path / 'a') == checksum(tmp_path / 'b') != checksum(tmp_path / 'c')
+
+
+def test_boxes_and_masks_tell_the_same(shapes_root):
+    for split, count in (('train', 16), ('val', 6)):
+        coco = COCO(shapes_root / 'annotations' / f'instances_{split}.json')
+        names = (shapes_root / 'ImageSets' / 'Segmentation' / f'{split}.txt').read_text().split()
+        assert len(names) == len(coco.imgs) == count
+        assert [c['name'] for c in coco.loadCats(coco.getCatIds())] == list(CLASSES)
+        for image in coco.loadImgs(coco.getImgIds()):
+            stem = image['file_name'][:-4]
+            mask = np.array(Image.open(shapes_root / 'SegmentationClass' / f'{stem}.png'))
+            picture = Image.open(shapes_root / 'JPEGImages' / image['file_name'])
+            assert picture.size == mask.shape[::-1] == (image['width'], image['height'])
+            annotations = coco.loadAnns(coco.getAnnIds(image['id']))
+            assert set(np.unique(mask)) - {0} == {a['category_id'] for a in annotations}
+            assert sum(a['area'] for a in annotations) == (mask > 0).sum()
+            for a in annotations:
+                x, y, w, h = a['bbox']
+                assert (mask[y:y + h, x:x + w] == a['category_id']).any()
+                assert 0 <= x and 0 <= y and x + w <= 96 and y + h <= 96
+
+
+def test_train_and_val_differ(shapes_root):
+    first = [Image.open(shapes_root / 'JPEGImages' / f'{split}_0000.jpg') for split in ('train', 'val')]
+    assert first[0].tobytes() != first[1].tobytes()
+
+
+def test_refuses_what_would_overwrite(tmp_path):
+    (tmp_path / 'precious.txt').write_text('x')
+    with pytest.raises(FileExistsError, match='not an empty folder. Remove it, or name another'):
+        make_shapes(tmp_path, 1, 1)
+    with pytest.raises(ValueError, match='at least one picture a split and a size of 32, got num_train=0'):
+        make_shapes(tmp_path / 'new', 0, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ['precious.txt']
+
+
+def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(json, 'dumps', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_shapes(tmp_path / 'shapes', 1, 1, 64)
+    assert not (tmp_path / 'shapes').exists()
+
+
+def test_tool(tmp_path):
+    python('tools/make_shapes.py', tmp_path / 'shapes', '--num-train', 2, '--num-val', 1, '--size', 64)
+    again = python('tools/make_shapes.py', tmp_path / 'shapes', check=False)
+    assert again.returncode == 1 and 'Traceback' not in again.stderr and 'not an empty folder' in again.stderr

@@ -1,0 +1,191 @@
+"""The tools as users run them: train, validate, resume, test, on drawn and on real pictures."""
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, python, real_data, run
+from mmengine.config import Config
+
+from mobileone_mm.launch import latest_checkpoint
+
+SHAPES = 'configs/detection/ssdlite_mobileone_s2_shapes.py'
+
+
+def options(arch='s2', epochs=2, **more):
+    """--cfg-options for a very short run."""
+    channels = dict(s0=(256, 1024), s2=(640, 2048))[arch]
+    levels = (*channels, 512, 256, 256, 128)
+    settings = {
+        'model.backbone.arch': arch, 'model.neck.in_channels': channels, 'model.neck.out_channels': levels,
+        'model.bbox_head.in_channels': levels, 'model.backbone.init_cfg': None, 'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': 1, 'train_dataloader.batch_size': 4, 'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False, 'val_dataloader.num_workers': 0,
+        'val_dataloader.persistent_workers': False, 'test_dataloader.num_workers': 0,
+        'test_dataloader.persistent_workers': False, 'default_hooks.logger.interval': 1, 'randomness.seed': 3,
+        'model.test_cfg.score_thr': 0.001,
+    } | more
+    return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in settings.items())]
+
+
+def metrics(folder):
+    """The last metrics in a work dir's newest scalars file, or in a test's json."""
+    files = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
+    rows = [json.loads(line) for line in files[-1].read_text().splitlines()]
+    row = [row for row in rows if 'coco/bbox_mAP' in row][-1]
+    return {key: value for key, value in row.items() if key.startswith('coco/')}
+
+
+def scalars(folder):
+    """All rows logged in a work dir, in the order of time."""
+    return [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
+            for line in file.read_text().splitlines()]
+
+
+def state(checkpoint):
+    return torch.load(checkpoint)['state_dict']
+
+
+def test_shapes_end_to_end(shapes_root, tmp_path):
+    """S2 on drawn shapes: train, validate, resume, test; test repeats what validation printed."""
+    work = tmp_path / 'work'
+    python('tools/train.py', SHAPES, '--work-dir', work, *options(), SHAPES_ROOT=shapes_root)
+    assert {p.name for p in work.glob('*.pth')} >= {'epoch_1.pth', 'epoch_2.pth'}
+    assert list(work.glob('*/vis_data/events.out.tfevents*'))
+    first = metrics(work)
+    resumed = python('tools/train.py', SHAPES, '--work-dir', work, '--resume', *options(epochs=3),
+                     SHAPES_ROOT=shapes_root)
+    assert 'resumed epoch: 2, iter: 8' in resumed.stdout + resumed.stderr
+    assert not (work / 'epoch_4.pth').exists()
+    for epoch, expected in ((2, first), (3, metrics(work))):
+        out = tmp_path / f'test{epoch}'
+        python('tools/test.py', SHAPES, work / f'epoch_{epoch}.pth', '--work-dir', out, '--show-dir', 'pictures',
+               '--out', tmp_path / 'predictions.pkl', *options(), SHAPES_ROOT=shapes_root)
+        assert metrics(out) == expected
+        assert len(list(out.glob('*/pictures/*.jpg'))) == 6
+    assert (tmp_path / 'predictions.pkl').stat().st_size > 0
+    assert 'bbox_mAP' in python('tools/test.py', SHAPES, work / 'epoch_3.pth', '--work-dir', tmp_path / 'tta', '--tta',
+                                *options(), SHAPES_ROOT=shapes_root).stdout
+
+
+@pytest.mark.parametrize('arch', ['s0', 's2'])
+def test_coco_end_to_end(arch, tmp_path):
+    coco = real_data('coco')
+    config = f'configs/detection/ssdlite_mobileone_{arch}.py'
+    work = tmp_path / 'work'
+    few = {'train_dataloader.dataset.indices': 8, 'val_dataloader.dataset.indices': 12,
+           'test_dataloader.dataset.indices': 12}
+    python('tools/train.py', config, '--work-dir', work, '--auto-scale-lr', *options(arch, 1, **few), COCO_ROOT=coco)
+    assert Config.fromfile(next(work.glob('ssdlite*.py'))).auto_scale_lr.enable
+    python('tools/train.py', config, '--work-dir', work, '--resume', work / 'epoch_1.pth', *options(arch, 2, **few),
+           COCO_ROOT=coco)
+    python('tools/test.py', config, work / 'epoch_2.pth', '--work-dir', tmp_path / 'test', *options(arch, **few),
+           COCO_ROOT=coco)
+    assert metrics(tmp_path / 'test') == metrics(work)
+
+
+def test_validation_does_not_change_training(shapes_root, tmp_path):
+    for name, interval in (('validates', 1), ('does_not', 100)):
+        python('tools/train.py', SHAPES, '--work-dir', tmp_path / name,
+               *options(**{'train_cfg.val_interval': interval, 'train_dataloader.num_workers': 1}),
+               SHAPES_ROOT=shapes_root)
+    validated, plain = (state(tmp_path / name / 'epoch_2.pth') for name in ('validates', 'does_not'))
+    assert len(scalars(tmp_path / 'validates')) > len(scalars(tmp_path / 'does_not'))
+    assert all(torch.equal(value, plain[key]) for key, value in validated.items())
+
+
+def test_killed_in_the_middle_of_an_epoch(shapes_root, tmp_path):
+    """kill -9, then --resume: iteration, LR and optimizer go on where the last checkpoint was."""
+    work, command = tmp_path / 'work', [sys.executable, 'tools/train.py', SHAPES, '--work-dir', tmp_path / 'work']
+    environment = os.environ | {'PYTHONPATH': str(ROOT), 'SHAPES_ROOT': str(shapes_root)}
+    process = subprocess.Popen([str(c) for c in command + options(epochs=4)], cwd=ROOT, env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            if any(row.get('step', 0) == 10 for row in scalars(work)):
+                break  # two iterations into the third of four epochs of four
+            assert process.poll() is None
+            time.sleep(0.1)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    checkpoint = torch.load(work / 'epoch_2.pth')
+    assert checkpoint['meta']['iter'] == 8 and not (work / 'epoch_3.pth').exists()
+    (work / 'epoch_3.pth').write_bytes((work / 'epoch_2.pth').read_bytes()[:100_000])  # as another program might leave
+    (work / 'last_checkpoint').write_text(str(work / 'epoch_3.pth'))
+    before = len(scalars(work))
+    result = python('tools/train.py', SHAPES, '--work-dir', work, '--resume', *options(epochs=4),
+                    SHAPES_ROOT=shapes_root)
+    assert 'resumed epoch: 2, iter: 8' in result.stdout + result.stderr
+    rows = [row for row in scalars(work)[before:] if 'loss' in row]
+    assert [row['step'] for row in rows] == list(range(9, 17))
+    uninterrupted = tmp_path / 'uninterrupted'
+    python('tools/train.py', SHAPES, '--work-dir', uninterrupted, *options(epochs=4), SHAPES_ROOT=shapes_root)
+    expected = [row['lr'] for row in scalars(uninterrupted) if 'loss' in row][8:]
+    assert [row['lr'] for row in rows] == expected
+    last = torch.load(work / 'epoch_4.pth')
+    steps = {int(entry['step']) for entry in last['optimizer']['state'].values()}
+    assert steps == {16}
+
+
+def test_resume_passes_over_what_is_not_whole(tmp_path):
+    assert latest_checkpoint(str(tmp_path)) is None
+    torch.save({}, tmp_path / 'epoch_1.pth')
+    time.sleep(0.02)
+    torch.save({}, tmp_path / 'epoch_2.pth')
+    (tmp_path / 'best_coco_bbox_mAP_epoch_9.pth').write_bytes(b'')
+    (tmp_path / 'last_checkpoint').write_text('')
+    assert latest_checkpoint(str(tmp_path)).endswith('epoch_2.pth')
+    (tmp_path / 'last_checkpoint').write_text('/moved/epoch_1.pth')
+    assert latest_checkpoint(str(tmp_path)).endswith('epoch_1.pth')
+    (tmp_path / 'epoch_1.pth').write_bytes(b'PK half')
+    assert latest_checkpoint(str(tmp_path)).endswith('epoch_2.pth')
+
+
+def test_two_processes(shapes_root, tmp_path):
+    """Gloo on one machine: trains, validates, saves once, tests."""
+    work = tmp_path / 'work'
+    port = 20000 + os.getpid() % 20000
+    common = dict(SHAPES_ROOT=shapes_root, PORT=port, PYTHON=sys.executable, OMP_NUM_THREADS=1)
+    result = run('tools/dist_train.sh', SHAPES, 2, '--work-dir', work, *options(epochs=1), **common)
+    output = result.stdout + result.stderr
+    assert len(re.findall(r'Saving checkpoint at 1 epochs', output)) == 1
+    assert [row['step'] for row in scalars(work) if 'loss' in row] == [1, 2]  # 16 pictures, 4 on each of 2
+    result = run('tools/dist_test.sh', SHAPES, work / 'epoch_1.pth', 2, '--work-dir', tmp_path / 'test', *options(),
+                 **common)
+    assert metrics(tmp_path / 'test') == metrics(work)
+
+
+ERRORS = [
+    (['tools/train.py', 'configs/nothing.py'], "Config 'configs/nothing.py' does not exist. The configs are below"),
+    (['tools/train.py', SHAPES, '--resume', 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
+    (['tools/test.py', SHAPES, 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
+    (['tools/test.py', SHAPES, SHAPES, '--out', 'x.json'], "--out is a .pkl or .pickle file for a detector"),
+]
+
+
+@pytest.mark.parametrize('command, message', ERRORS, ids=lambda v: v[:30] if isinstance(v, str) else None)
+def test_errors_are_one_line(shapes_root, command, message):
+    result = python(*command, check=False, SHAPES_ROOT=shapes_root)
+    assert result.returncode == 1 and message in result.stderr and 'Traceback' not in result.stderr
+
+
+@pytest.mark.parametrize('script', ['dist_train', 'dist_test', 'slurm_train', 'slurm_test'])
+def test_scripts_say_how_to_use_them(script):
+    result = run(f'tools/{script}.sh', check=False)
+    assert result.returncode == 2 and 'CONFIG' in result.stderr and 'Environment' in result.stderr
+
+
+def test_slurm_scripts_quote_their_arguments(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n')
+    (tmp_path / 'srun').chmod(0o755)
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    train = run('tools/slurm_train.sh', 'part', 'job', 'a config.py', 'work dir', '--amp', PATH=path, GPUS=16)
+    assert '<--ntasks=16>' in train.stdout and '<a config.py>\n<--work-dir>\n<work dir>\n<--launcher>' in train.stdout
+    test = run('tools/slurm_test.sh', 'part', 'job', 'config.py', 'a checkpoint.pth', '--tta', PATH=path)
+    assert '<a checkpoint.pth>\n<--launcher>\n<slurm>\n<--tta>' in test.stdout
