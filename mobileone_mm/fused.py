@@ -43,13 +43,14 @@ class FusedKernels:
         self._values = list(chain.from_iterable(map(dict.values, self._members)))
 
         small, self._large = defaultdict(list), []
-        for tensor in (value for value in self._values if isinstance(value, Tensor)):
+        for tensor in self._values:
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                continue  # a norm's step counter has no part in the fold
             if tensor.numel() > _MAX_EXACT and tensor.numel() % _GROUP == 0 and tensor.is_contiguous() \
                     and tensor.dtype in (torch.float32, torch.float64):
                 self._large.append(tensor)
             else:
                 # What can be concatenated as it is needs no view, and no proof that the view is still the tensor's.
-                tensor = tensor if tensor.dim() else tensor.detach().reshape(1)
                 small[tensor.shape[1:], tensor.dtype, tensor.device].append(tensor)
         self._small = list(small.values())
         # The views keep their memory alive, so an equal address means the same memory.

@@ -191,8 +191,8 @@ def test_apples_fused_s0(tmp_path):
     folder = real_data('imagenet_val25')
     model = MobileOne('s0', deploy=True).eval()
     model.load_state_dict(weights)
-    from PIL import Image
     import numpy as np
+    from PIL import Image
     top1 = top5 = 0
     for line in (folder / 'meta' / 'val.txt').read_text().split('\n'):
         if not line:

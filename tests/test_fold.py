@@ -6,7 +6,8 @@ import torch
 from conftest import randomize, reference, reference_maps
 from mmengine.model import revert_sync_batchnorm
 
-from mobileone_mm import MobileOne, block as block_module, reparameterize_model
+from mobileone_mm import MobileOne, reparameterize_model
+from mobileone_mm import block as block_module
 from mobileone_mm.block import MobileOneBlock
 
 TOLERANCE = dict(rtol=0, atol=1e-10)
@@ -36,7 +37,8 @@ def test_eval_form_equals_branches(geometry):
     assert disagreement(geometry) < 1e-10
 
 
-@pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=1e-3), dict(type='SyncBN'), dict(type='BN', affine=False)], ids=str)
+@pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=1e-3), dict(type='SyncBN'), dict(type='BN', affine=False)],
+                         ids=str)
 def test_norms(norm_cfg):
     block = make(dict(in_channels=8, out_channels=8, kernel_size=3, num_conv_branches=2), norm_cfg=norm_cfg)
     x = torch.randn(2, 8, 9, 9, dtype=torch.float64)

@@ -39,7 +39,7 @@ def test_boxes_and_masks_tell_the_same(shapes_root):
             for a in annotations:
                 x, y, w, h = a['bbox']
                 assert (mask[y:y + h, x:x + w] == a['category_id']).any()
-                assert 0 <= x and 0 <= y and x + w <= 96 and y + h <= 96
+                assert x >= 0 and y >= 0 and x + w <= 96 and y + h <= 96
 
 
 def test_train_and_val_differ(shapes_root):

@@ -1,4 +1,5 @@
 """The tools as users run them: train, validate, resume, test, on drawn and on real pictures."""
+import importlib.util
 import json
 import os
 import re
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from conftest import ROOT, python, real_data, run
 from mmengine.config import Config
 
 from mobileone_mm.launch import latest_checkpoint
+from mobileone_mm.mmcv_ops import has_compiled_ops
 
 SHAPES = 'configs/detection/ssdlite_mobileone_s2_shapes.py'
 
@@ -158,6 +161,19 @@ def test_two_processes(shapes_root, tmp_path):
     assert [row['step'] for row in scalars(work) if 'loss' in row] == [1, 2]  # 16 pictures, 4 on each of 2
     result = run('tools/dist_test.sh', SHAPES, work / 'epoch_1.pth', 2, '--work-dir', tmp_path / 'test', *options(),
                  **common)
+    assert metrics(tmp_path / 'test') == metrics(work)
+
+
+@pytest.mark.skipif(not has_compiled_ops(), reason='mmdet itself does not import without compiled operators')
+def test_under_mmdets_own_tools(shapes_root, tmp_path):
+    """From any folder."""
+    tools = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim' / 'tools'
+    config = ROOT / SHAPES
+    python(tools / 'train.py', config, *options(epochs=1), cwd=tmp_path, SHAPES_ROOT=shapes_root)
+    work = tmp_path / 'work_dirs' / config.stem
+    python(tools / 'train.py', config, '--resume', *options(epochs=2), cwd=tmp_path, SHAPES_ROOT=shapes_root)
+    python(tools / 'test.py', config, work / 'epoch_2.pth', '--work-dir', tmp_path / 'test', *options(), cwd=tmp_path,
+           SHAPES_ROOT=shapes_root)
     assert metrics(tmp_path / 'test') == metrics(work)
 
 

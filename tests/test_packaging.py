@@ -1,0 +1,71 @@
+"""The wheel carries configs and tools where mm's tools look for them; the README's numbers are the code's."""
+import re
+import sys
+import zipfile
+
+import pytest
+import torch
+from conftest import ROOT, python
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.analysis import get_model_complexity_info
+from mmengine.config import Config
+
+from mobileone_mm import reparameterize_model
+
+
+def pip(*arguments):
+    return python('-m', 'pip', '--disable-pip-version-check', *arguments)
+
+
+@pytest.mark.slow
+def test_wheel_in_another_environment(tmp_path):
+    pip('wheel', '--no-deps', '-q', '-w', tmp_path, ROOT)
+    wheel = next(tmp_path.glob('mobileone_mm-*.whl'))
+    names = zipfile.ZipFile(wheel).namelist()
+    sources = {str(path.relative_to(ROOT)) for folder in ('configs', 'tools') for path in (ROOT / folder).rglob('*')
+               if path.is_file() and '__pycache__' not in path.parts}
+    assert {name.removeprefix('mobileone_mm/.mim/') for name in names if '.mim/' in name} == sources
+    assert not any(name.startswith('tests') for name in names)
+    # Another environment, which borrows this one's libraries but not this project.
+    python('-m', 'venv', tmp_path / 'env')
+    other = tmp_path / 'env' / 'bin' / 'python'
+    site = next((tmp_path / 'env' / 'lib').glob('python*/site-packages'))
+    (site / 'borrowed.pth').write_text('\n'.join(path for path in sys.path if path.endswith('site-packages')))
+    from conftest import run
+    run(other, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', wheel)
+    code = ('import mobileone_mm, pathlib; from mmengine import Config; '
+            'root = pathlib.Path(mobileone_mm.__file__).parent; assert "site-packages" in str(root), root; '
+            'print(Config.fromfile(root / ".mim/configs/detection/ssdlite_mobileone_s2.py").model.backbone.arch)')
+    assert run(other, '-c', code, cwd=tmp_path, PYTHONPATH='').stdout.strip().endswith('s2')
+    tool = site / 'mobileone_mm' / '.mim' / 'tools' / 'make_shapes.py'
+    run(other, tool, tmp_path / 'shapes', '--num-train', 1, '--num-val', 1, cwd=tmp_path, PYTHONPATH='')
+
+
+@pytest.mark.slow
+def test_editable_install_links_configs_and_tools(tmp_path):
+    python('-m', 'venv', '--system-site-packages', tmp_path / 'env')
+    from conftest import run
+    other = tmp_path / 'env' / 'bin' / 'python'
+    run('cp', '-r', *[ROOT / name for name in ('mobileone_mm', 'configs', 'tools', 'setup.py', 'pyproject.toml',
+                                               'README.md', 'MANIFEST.in', 'LICENSE', 'NOTICE')], tmp_path)
+    run('rm', '-rf', tmp_path / 'mobileone_mm' / '.mim')
+    run(other, '-m', 'pip', 'install', '-q', '--no-deps', '-e', tmp_path)
+    for name in ('configs', 'tools'):
+        assert (tmp_path / 'mobileone_mm' / '.mim' / name).resolve() == (tmp_path / name).resolve()
+
+
+@pytest.mark.parametrize('arch', ['s0', 's1', 's2', 's3', 's4'])
+def test_the_table_in_the_readme(arch):
+    """Parameters and MACs of the whole detector, train form and deploy form, in millions."""
+    row = re.search(rf'\| \[ssdlite_mobileone_{arch}\].*?\| ([\d.]+) → ([\d.]+) \| (\d+) → (\d+) \|',
+                    (ROOT / 'README.md').read_text())
+    register_all_modules()
+    model = MODELS.build(Config.fromfile(ROOT / f'configs/detection/ssdlite_mobileone_{arch}.py').model)
+    measured = []
+    for form in (model.train(), reparameterize_model(model).eval()):
+        form.forward = form._forward
+        info = get_model_complexity_info(form, inputs=torch.zeros(2, 3, 320, 320), show_table=False, show_arch=False)
+        measured.append((info['params'] / 1e6, info['flops'] / 2e6))
+    expected = [(f'{params:.2f}', f'{macs:.0f}') for params, macs in measured]
+    assert [(row[1], row[3]), (row[2], row[4])] == expected
