@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -44,13 +45,17 @@ def load_config(args: Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', Path(args.config).stem)
-    if not torch.cuda.is_available() and cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend') == 'nccl':
-        cfg.env_cfg.dist_cfg.backend = 'gloo'
+    if args.launcher == 'pytorch' and get_device() == 'cpu' and not torch.distributed.is_initialized():
+        # mmengine's own ways to do these two take a GPU for granted
+        torch.distributed.init_process_group('gloo')
+        cfg.setdefault('model_wrapper_cfg', dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False)))
     return cfg
 
 
-def build_train_runner(args: Namespace) -> Runner:
-    """From the flags of ``tools/train.py`` to a Runner that is ready to train.
+def prepare_train(args: Namespace) -> Config:
+    """Check and apply the flags of ``tools/train.py``; what is wrong with them is said before anything starts.
 
     Raises:
         FileNotFoundError: Config, checkpoint or data set missing.
@@ -73,11 +78,11 @@ def build_train_runner(args: Namespace) -> Runner:
         cfg.resume = True
         cfg.load_from = checkpoint
     check_data(cfg, ('train', 'val'))
-    return _build_runner(cfg)
+    return cfg
 
 
-def build_test_runner(args: Namespace) -> Runner:
-    """From the flags of ``tools/test.py`` to a Runner that is ready to test.
+def prepare_test(args: Namespace) -> Config:
+    """Check and apply the flags of ``tools/test.py``; what is wrong with them is said before anything starts.
 
     Raises:
         FileNotFoundError: Config, checkpoint or data set missing.
@@ -96,12 +101,17 @@ def build_test_runner(args: Namespace) -> Runner:
             cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
         elif not args.out.endswith(('.pkl', '.pickle')):
             raise ValueError(f'--out is a .pkl or .pickle file for a detector, got {args.out!r}.')
+        else:
+            evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+            cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=args.out)]
     check_data(cfg, ('test', ))
-    runner = _build_runner(cfg)
-    if args.out is not None and not is_segmentation:
-        from mmdet.evaluation import DumpDetResults
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    return runner
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner of a config, which reads checkpoints safely."""
+    use_safe_loading()
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
@@ -121,11 +131,6 @@ def latest_checkpoint(work_dir: str) -> str | None:
 def _check_file(checkpoint: str | None) -> None:
     if checkpoint and '://' not in checkpoint and not osp.isfile(checkpoint):
         raise FileNotFoundError(f'Checkpoint {checkpoint!r} does not exist. Check the path.')
-
-
-def _build_runner(cfg: Config) -> Runner:
-    use_safe_loading()
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def _draw(cfg: Config, args: Namespace, is_segmentation: bool) -> None:

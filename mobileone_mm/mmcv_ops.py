@@ -55,6 +55,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 class _StandIn(ModuleType):
 
+    def __setattr__(self, name: str, value) -> None:
+        # As in mmcv, a function such as mmcv.ops.nms.nms goes before its submodule, which import sets here too.
+        if not isinstance(value, _StandIn):
+            super().__setattr__(name, value)
+
     def __getattr__(self, name: str):
         if name.startswith('_'):
             raise AttributeError(name)

@@ -96,7 +96,7 @@ WRITES = {
     'data.mul_': on_weight(lambda w: w.data.mul_(1.5)),
     'data.add_': on_weight(lambda w: w.data.add_(1e-3)),
     'data.neg_': on_weight(lambda w: w.data.neg_()),
-    'two elements negated': on_weight(lambda w: w.data[:, 1:4:2].neg_()),
+    'every other element negated': on_weight(lambda w: w.data[:, 1::2].neg_()),
     'one element': on_weight(lambda w: w.data.view(-1)[-1:].add_(1)),
     'a low bit of one element': on_weight(lambda w: w.data.view(-1)[:1].view(torch.int64).add_(1 << 24)),
     'rows swapped': on_weight(lambda w: w.data.copy_(w.data.roll(1, 0))),

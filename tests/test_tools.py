@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT, python, real_data, run
 from mmengine.config import Config
 
+from mobileone_mm.checkpoint import read_checkpoint
 from mobileone_mm.launch import latest_checkpoint
 from mobileone_mm.mmcv_ops import has_compiled_ops
 
@@ -51,7 +52,7 @@ def scalars(folder):
 
 
 def state(checkpoint):
-    return torch.load(checkpoint)['state_dict']
+    return read_checkpoint(checkpoint)['state_dict']
 
 
 def test_shapes_end_to_end(shapes_root, tmp_path):
@@ -117,7 +118,7 @@ def test_killed_in_the_middle_of_an_epoch(shapes_root, tmp_path):
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    checkpoint = torch.load(work / 'epoch_2.pth')
+    checkpoint = read_checkpoint(work / 'epoch_2.pth')
     assert checkpoint['meta']['iter'] == 8 and not (work / 'epoch_3.pth').exists()
     (work / 'epoch_3.pth').write_bytes((work / 'epoch_2.pth').read_bytes()[:100_000])  # as another program might leave
     (work / 'last_checkpoint').write_text(str(work / 'epoch_3.pth'))
@@ -131,7 +132,7 @@ def test_killed_in_the_middle_of_an_epoch(shapes_root, tmp_path):
     python('tools/train.py', SHAPES, '--work-dir', uninterrupted, *options(epochs=4), SHAPES_ROOT=shapes_root)
     expected = [row['lr'] for row in scalars(uninterrupted) if 'loss' in row][8:]
     assert [row['lr'] for row in rows] == expected
-    last = torch.load(work / 'epoch_4.pth')
+    last = read_checkpoint(work / 'epoch_4.pth')
     steps = {int(entry['step']) for entry in last['optimizer']['state'].values()}
     assert steps == {16}
 

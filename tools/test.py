@@ -2,7 +2,7 @@
 import argparse
 import sys
 
-from mobileone_mm.launch import add_common_arguments, build_test_runner
+from mobileone_mm.launch import add_common_arguments, build_runner, prepare_test
 
 
 def main() -> None:
@@ -17,10 +17,10 @@ def main() -> None:
     add_common_arguments(parser)
     args = parser.parse_args()
     try:
-        runner = build_test_runner(args)
+        cfg = prepare_test(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'Error: {error}')
-    runner.test()
+    build_runner(cfg).test()
 
 
 if __name__ == '__main__':

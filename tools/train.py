@@ -2,7 +2,7 @@
 import argparse
 import sys
 
-from mobileone_mm.launch import add_common_arguments, build_train_runner
+from mobileone_mm.launch import add_common_arguments, build_runner, prepare_train
 
 
 def main() -> None:
@@ -16,10 +16,10 @@ def main() -> None:
     add_common_arguments(parser)
     args = parser.parse_args()
     try:
-        runner = build_train_runner(args)
+        cfg = prepare_train(args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'Error: {error}')
-    runner.train()
+    build_runner(cfg).train()
 
 
 if __name__ == '__main__':
