@@ -13,6 +13,8 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='NumClassCheckHook'),
     dict(type='CheckInvalidLossHook', interval=50, priority='VERY_LOW'),
+    # Norms count on each device by itself; average them, so that all devices validate what is then saved.
+    dict(type='SyncBuffersHook'),
     # A run that validates trains on exactly as one that does not.
     dict(type='PreserveRandomStateHook'),
 ]
