@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .fused import FusedKernels, verified_kernel
+from .fused import FusedKernels, HoldsFusedKernels, verified_kernel
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels
 
 _BRANCHES = ('conv_branches', 'scale_branch', 'skip_branch')
@@ -53,7 +53,7 @@ class SqueezeExcite(BaseModule):
         return x * self.expand(F.relu(self.reduce(gate))).sigmoid()
 
 
-class MobileOneBlock(BaseModule):
+class MobileOneBlock(HoldsFusedKernels, BaseModule):
     """A convolution that trains as parallel branches and answers as one (MobileOne, Figure 3)::
 
         train form   x ─┬─ conv_branches: k times (k x k conv, BN) ─┐
@@ -115,9 +115,9 @@ class MobileOneBlock(BaseModule):
         self.norm_cfg = norm_cfg
         self.with_cp = with_cp
         self.deploy = deploy
-        self._fused: FusedKernels | None = None
 
         if deploy:
+            build_norm(norm_cfg, out_channels)  # refuses the same norms as the train form
             self.reparam_conv = self._conv(kernel_size, bias=True)
         else:
             self._build_branches()
@@ -252,16 +252,16 @@ class MobileOneBlock(BaseModule):
         if fused is None or not fused.is_fresh():
             # Outside inference mode, so that a later forward with gradients to its input may use the kernel too.
             with torch.inference_mode(False), torch.no_grad():
-                fused = FusedKernels(self, {self: self.fold()})
+                fused = FusedKernels(self, {id(self): self.fold()})
             self._fused = fused
-        return fused.kernels[self]
+        return fused.kernels[id(self)]
 
     def _kernel_for_export(self) -> tuple[Tensor, Tensor]:
         # torch.export runs this with stand-ins for the parameters, but the kept kernel knows the real ones.
         if self._fused is not None:
             with _disable_current_modes():
                 if self._fused.is_unchanged():
-                    return self._fused.kernels[self]
+                    return self._fused.kernels[id(self)]
         return self.fold()
 
     def refresh(self) -> None:
@@ -275,14 +275,6 @@ class MobileOneBlock(BaseModule):
         if not mode:
             self.refresh()
         return self
-
-    def _apply(self, fn, recurse: bool = True):
-        self._fused = None  # .to(), .half(), .cuda(): frees the old kernel at once
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict:
-        # deepcopy and pickle: the copy has tensors of its own, so it folds for itself
-        return self.__dict__ | {'_fused': None}
 
     def switch_to_deploy(self) -> None:
         """Fold for good: ``reparam_conv`` takes the branches' place. Does nothing when called again."""

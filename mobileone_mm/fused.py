@@ -32,10 +32,11 @@ class FusedKernels:
 
     Args:
         module: The module to watch, with all that is below it.
-        kernels: Kernel, (C_out, C_in / groups, k, k), and bias, (C_out,), of each block in it.
+        kernels: Kernel, (C_out, C_in / groups, k, k), and bias, (C_out,), by the ``id`` of each block in it
+            (the blocks themselves would make a cycle of references, and keep a deleted model's memory).
     """
 
-    def __init__(self, module: nn.Module, kernels: dict[nn.Module, tuple[Tensor, Tensor]]):
+    def __init__(self, module: nn.Module, kernels: dict[int, tuple[Tensor, Tensor]]):
         self.kernels = kernels
         modules = list(module.modules())
         self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm)]
@@ -71,7 +72,7 @@ class FusedKernels:
         if not all(map(eq, map(Tensor.data_ptr, self._large), self._addresses)) or \
                 not all(map(eq, map(Tensor.stride, self._large), self._strides)):
             return False
-        return all(new.dtype == old.dtype and torch.equal(new, old)
+        return all((new.dtype, new.device) == (old.dtype, old.device) and not new.is_meta and torch.equal(new, old)
                    for new, old in zip(self._compute_digest(), self._digest, strict=True))
 
     def is_fresh(self) -> bool:
@@ -95,4 +96,22 @@ class FusedKernels:
 def verified_kernel(block: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Kernel and bias of ``block`` if they were verified just now together with its backbone's, else None."""
     kernels = getattr(_thread, 'kernels', None)
-    return None if kernels is None else kernels.get(block)
+    return None if kernels is None else kernels.get(id(block))
+
+
+class HoldsFusedKernels(nn.Module):
+    """Mixin for modules that keep fused kernels: never in a copy, a pickle or a replica, nor across ``.to()``."""
+
+    _fused: FusedKernels | None = None
+
+    def _apply(self, fn, recurse: bool = True):
+        self._fused = None  # .half(), .cuda(): also frees the old kernels at once
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {'_fused': None}
+
+    def _replicate_for_data_parallel(self):
+        replica = super()._replicate_for_data_parallel()
+        replica._fused = None
+        return replica

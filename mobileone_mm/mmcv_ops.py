@@ -171,10 +171,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
     if len(boxes) < split_thr:
         kept = nms(shifted, scores, **nms_cfg)[1]
     else:
+        max_num = nms_cfg.pop('max_num', -1)
         members = [(idxs == label).nonzero().squeeze(1) for label in idxs.unique()]
         kept = torch.cat([index[nms(shifted[index], scores[index], **nms_cfg)[1]] for index in members])
         kept = kept.sort().values
         kept = kept[scores[kept].sort(descending=True).indices]
-        if nms_cfg.get('max_num', -1) > 0:
-            kept = kept[:nms_cfg['max_num']]
+        kept = kept[:max_num] if max_num > 0 else kept
     return torch.cat((boxes[kept], scores[kept, None]), dim=1), kept

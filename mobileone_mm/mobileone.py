@@ -12,11 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .arch import check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock, reparameterize_model
 from .checkpoint import adapt_state_dict, load_pretrained
-from .fused import FusedKernels
+from .fused import FusedKernels, HoldsFusedKernels
 
 
 @MODELS.register_module()
-class MobileOne(BaseModule):
+class MobileOne(HoldsFusedKernels, BaseModule):
     """MobileOne (https://arxiv.org/abs/2206.04040), reparameterized on ``eval()`` and back on ``train()``.
 
     ``stage0`` is the stem at stride 2; ``stage1`` to ``stage4`` alternate depthwise 3x3 and pointwise 1x1
@@ -107,7 +107,6 @@ class MobileOne(BaseModule):
                 blocks.append(MobileOneBlock(width, widths[i + 1], 1, **branches))
             self.add_module(f'stage{i + 1}', nn.Sequential(*blocks))
         self._widths = widths
-        self._fused: FusedKernels | None = None
         self._freeze_stages()
 
     @property
@@ -149,16 +148,9 @@ class MobileOne(BaseModule):
             blocks = [module for module in self.modules() if isinstance(module, MobileOneBlock)]
             if any(block.deploy or not block.is_folding for block in blocks):
                 return None
-            fused = FusedKernels(self, {block: block.kept_kernel() for block in blocks})
+            fused = FusedKernels(self, {id(block): block.kept_kernel() for block in blocks})
             self._fused = fused
         return fused
-
-    def _apply(self, fn, recurse: bool = True):
-        self._fused = None
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {'_fused': None}
 
     def _freeze_stages(self) -> None:
         for i in range(self.frozen_stages + 1):

@@ -1,8 +1,10 @@
 """Reparameterization on eval(): reversible, never stale, traceable."""
 import copy
+import gc
 import io
 import pickle
 import threading
+import weakref
 
 import pytest
 import torch
@@ -171,6 +173,25 @@ def test_copies_are_independent():
         WRITES['EMA swap'](twin)
         assert_fresh(twin)
         assert_fresh(model)
+
+
+def test_a_deleted_model_goes_at_once():
+    model = make().eval()
+    assert_fresh(model)
+    weight = weakref.ref(model.stage0.conv_branches[0].conv.weight)
+    gc.disable()
+    try:
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
+
+
+def test_on_the_meta_device():
+    with torch.device('meta'), torch.no_grad():
+        model = MobileOne(ARCH).eval()
+        for _ in range(2):
+            assert model(torch.empty(1, 3, 64, 64))[0].shape == (1, 2048, 2, 2)
 
 
 @pytest.mark.parametrize('after_eval', [False, True])
