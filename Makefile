@@ -1,13 +1,14 @@
 # make help lists the targets. Variables: PYTHON, VENV, TORCH, e.g. make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
-# Before the rest: without torch in place, its newest build with gigabytes of CUDA would come along.
+# Installed before the rest, which would otherwise bring its own choice. From PyPI on Linux it is a build with CUDA,
+# of several gigabytes; for another one: TORCH='torch==2.13.0 --index-url URL', with pytorch.org's URL for that build.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
 DEMO := work_dirs/demo
 
-.PHONY: help install demo test test-slow test-all lint clean
+.PHONY: help install demo test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,9 +43,6 @@ test: install  ## the default tests
 
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
-
-test-all: install  ## both
-	$(BIN)/python -m pytest -m 'slow or not slow'
 
 lint: install  ## ruff
 	$(BIN)/ruff check

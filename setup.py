@@ -28,12 +28,12 @@ class BuildWithMim(build_py):
                 shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns('__pycache__'))
 
 
-version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / '__init__.py').read_text())[1]
+version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / '__init__.py').read_text(encoding='utf-8'))[1]
 setup(
     name='mobileone_mm',
     version=version,
     description='MobileOne for OpenMMLab, reparameterized on eval()',
-    long_description=(ROOT / 'README.md').read_text(),
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',

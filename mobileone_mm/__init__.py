@@ -1,7 +1,7 @@
 """MobileOne for OpenMMLab: importing this package registers the backbone, and imports neither mmdet nor mmseg."""
 from .arch import ARCHS
 from .block import MobileOneBlock, reparameterize_model
-from .checkpoint import allow_mmengine_globals
+from .checkpoint import allow_mmengine_globals, use_safe_loading
 from .init import NearIdentityInit
 from .mmcv_ops import provide_mmcv_ops
 from .mobileone import MobileOne
@@ -13,3 +13,4 @@ __all__ = ['ARCHS', 'AtomicLocalBackend', 'MobileOne', 'MobileOneBlock', 'NearId
 
 provide_mmcv_ops()
 allow_mmengine_globals()
+use_safe_loading()

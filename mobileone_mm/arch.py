@@ -41,6 +41,9 @@ def resolve_arch(arch: str | dict) -> dict:
     branches = arch['num_conv_branches']
     if not isinstance(branches, int) or branches < 1:
         raise ValueError(f"arch['num_conv_branches'] must be an int of at least 1, got {branches!r}.")
+    if any(not isinstance(n, int) for n in (*arch['num_blocks'], *arch['num_se_blocks'])):
+        raise ValueError(f"arch['num_blocks'] and arch['num_se_blocks'] must be ints, got {arch['num_blocks']} and "
+                         f"{arch['num_se_blocks']}.")
     for blocks, se_blocks in zip(arch['num_blocks'], arch['num_se_blocks'], strict=True):
         if not 0 <= se_blocks <= blocks or blocks < 1:
             raise ValueError(f"arch must have at least one block a stage and num_se_blocks within num_blocks, got "

@@ -26,10 +26,10 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
         ValueError: The norm is not a batch norm with running statistics.
     """
     norm = None
-    if norm_cfg.get('type') in (*_NORMS, nn.BatchNorm2d, nn.SyncBatchNorm):
+    if isinstance(norm_cfg, dict) and norm_cfg.get('type') in (*_NORMS, nn.BatchNorm2d, nn.SyncBatchNorm):
         norm = build_norm_layer(norm_cfg, channels)[1]
     if norm is None or norm.running_mean is None:
-        raise ValueError(f'MobileOne cannot fold the norm {dict(norm_cfg)}. Allowed are the types {", ".join(_NORMS)}, '
+        raise ValueError(f'MobileOne cannot fold the norm {norm_cfg}. Allowed are the types {", ".join(_NORMS)}, '
                          'with running statistics. Set e.g. norm_cfg=dict(type=\'BN\').')
     return norm
 
@@ -44,8 +44,9 @@ class SqueezeExcite(BaseModule):
 
     def __init__(self, channels: int, reduction: float = 0.0625):
         super().__init__()
-        self.reduce = nn.Conv2d(channels, int(channels * reduction), 1)
-        self.expand = nn.Conv2d(int(channels * reduction), channels, 1)
+        reduced = max(1, int(channels * reduction))
+        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.expand = nn.Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels of ``x``, (N, C, H, W), by their gates in 0..1."""
@@ -121,6 +122,7 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
             self.reparam_conv = self._conv(kernel_size, bias=True)
         else:
             self._build_branches()
+            self.register_load_state_dict_post_hook(_refresh_after_loading)
         self.se = SqueezeExcite(out_channels) if with_se else nn.Identity()
         if act_cfg is None:
             self.activate = nn.Identity()
@@ -220,6 +222,9 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         convs = list(self.conv_branches)
         if self.scale_branch is not None:
             convs.append(self.scale_branch)
+        for branch in convs:
+            for hook in branch.conv._forward_pre_hooks.values():  # torch's prune and weight_norm set the weight there
+                hook(branch.conv, ())
         kernels = [self._fold_branch(branch.conv.weight, branch.conv.bias, branch.bn) for branch in convs]
         weight = self.conv_branches[0].conv.weight
         if self.skip_branch is not None:
@@ -233,7 +238,8 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
 
         Folded anew where a gradient may have to reach the branches and inside a graph of
         ``torch.compile`` (which then follows later changes of the weights); otherwise kept, and
-        compared with the branches at each call. ``torch.export`` and tracing get constants.
+        compared with the branches at each call. Tracing gets constants. So does ``torch.export``, except
+        after a write through ``.data`` that no forward has seen yet: then the fold is in its graph.
         """
         if torch.compiler.is_dynamo_compiling():
             return self.fold()
@@ -276,6 +282,12 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
             self.refresh()
         return self
 
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        if not self.training:
+            self.refresh()
+        return self
+
     def switch_to_deploy(self) -> None:
         """Fold for good: ``reparam_conv`` takes the branches' place. Does nothing when called again."""
         if self.deploy:
@@ -305,7 +317,6 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
             self._fuse_state_dict(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
                                       error_msgs)
-        self._fused = None
 
     def _fuse_state_dict(self, state_dict: dict, prefix: str) -> None:
         """Replace the branches of a train-layout ``state_dict`` by ``reparam_conv``, in place."""
@@ -324,6 +335,11 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         """The block's geometry and form."""
         return (f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
                 f'dilation={self.dilation}, groups={self.groups}, deploy={self.deploy}')
+
+
+def _refresh_after_loading(block: MobileOneBlock, incompatible_keys) -> None:
+    if not block.training:
+        block.refresh()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ scratch without knowing it. Here a checkpoint fits, or it is an error.
 import os
 import pickle
 import re
+from http.client import HTTPException
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
-from .arch import ARCHS, resolve_arch, stage_widths
+from .arch import ARCHS
 
 if TYPE_CHECKING:
     from .mobileone import MobileOne
@@ -53,6 +54,10 @@ REMEDIES = ('Either download it by hand and point the config at the file '
             'or train from scratch (--cfg-options model.backbone.init_cfg=None).')
 
 
+class CheckpointError(ValueError):
+    """A checkpoint cannot be had, cannot be read safely, or does not fit the model."""
+
+
 def allow_mmengine_globals() -> None:
     """Let ``torch.load(weights_only=True)`` read what mmengine's checkpoints hold beside tensors.
 
@@ -84,7 +89,7 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no readable checkpoint, or needs more than safe unpickling.
+        CheckpointError: It is no readable checkpoint, or needs more than safe unpickling.
     """
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
@@ -96,26 +101,35 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
     except pickle.UnpicklingError as error:
         refused = re.search(r'Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.\w+)|GLOBAL ([\w.]+)', str(error))
         if refused:
-            raise ValueError(
+            raise CheckpointError(
                 f'{filename!r} holds more than tensors ({refused[1] or refused[2]}), which could run code when loaded, and '
                 'was refused. Only if you trust where it comes from: set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the '
                 'environment.') from error
-        raise ValueError(f'{filename!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
+        raise CheckpointError(f'{filename!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
     except (RuntimeError, EOFError, OSError, KeyError, AttributeError) as error:
-        raise ValueError(f'{filename!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
+        raise CheckpointError(
+            f'{filename!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
     if not isinstance(checkpoint, dict):
-        raise ValueError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a checkpoint with '
-                         "the key 'state_dict'.")
+        raise CheckpointError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a checkpoint '
+                              "with the key 'state_dict'.")
     return checkpoint
 
 
 def use_safe_loading() -> None:
-    """Make mmengine read local checkpoints through :func:`read_checkpoint`, without its unsafe fallback."""
-    CheckpointLoader.register_scheme(prefixes='', loader=_read_for_mmengine, force=True)
+    """Make mmengine read checkpoints, local ones and by URL, through :func:`read_checkpoint`.
+
+    Its own loaders fall back to unpickling anything (onedl's, for local files), or do so at once (by URL).
+    """
+    CheckpointLoader.register_scheme(prefixes='', loader=_load_local, force=True)
+    CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], loader=_load_url, force=True)
 
 
-def _read_for_mmengine(filename: str, map_location=None, logger=None) -> dict:
+def _load_local(filename: str, map_location=None) -> dict:
     return read_checkpoint(filename, map_location)
+
+
+def _load_url(filename: str, map_location=None) -> dict:
+    return read_checkpoint(_download(filename), map_location)
 
 
 def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained'):
@@ -128,9 +142,8 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
         type: The ``init_cfg``'s type, for the log.
 
     Raises:
-        RuntimeError: A download failed; the message names the remedies.
-        FileNotFoundError: There is no such local file.
-        ValueError: It is no readable checkpoint, or has no keys below ``prefix``.
+        CheckpointError: There is no such file, the download failed, it is no readable checkpoint, or has no keys
+            below ``prefix``; the message names the remedies.
     """
     print_log(f'{type}: load MobileOne from {checkpoint}', logger='current')
     if checkpoint.startswith(('http://', 'https://')):
@@ -138,29 +151,38 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
     try:
         content = read_checkpoint(checkpoint, map_location)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f'{error} {REMEDIES}') from error
+        raise CheckpointError(f'{error} {REMEDIES}') from error
     state_dict = content.get('state_dict', content)
     if prefix is not None:
         prefix = prefix.rstrip('.') + '.'
         state_dict = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
         if not state_dict:
-            raise ValueError(f'{checkpoint!r} has no keys below prefix={prefix!r}.')
+            raise CheckpointError(f'{checkpoint!r} has no keys below prefix={prefix!r}.')
     return state_dict
 
 
 def _download(url: str) -> str:
-    """Path of the file behind an URL, downloaded once a machine into torch's hub folder, whole or not at all."""
+    """Path of the file behind an URL, downloaded once a machine into torch's hub folder.
+
+    What arrives is kept only if it can be read: a download that broke off leaves nothing.
+    """
     path = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
     error = None
     if get_local_rank() == 0 and not os.path.isfile(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f'{path}.part'
         try:
-            torch.hub.download_url_to_file(url, path)
-        except OSError as caught:  # raised only after the barrier, where the other processes wait
-            error = caught
+            torch.hub.download_url_to_file(url, part)
+            read_checkpoint(part, 'cpu')
+            os.replace(part, path)
+        except (OSError, HTTPException, CheckpointError) as caught:
+            error = caught  # raised only after the barrier, where the other processes wait
+        finally:
+            if os.path.exists(part):
+                os.unlink(part)
     barrier()
     if error is not None or not os.path.isfile(path):
-        raise RuntimeError(f'Could not download the pretrained weights {url} ({error or "see rank 0"}). {REMEDIES}') \
+        raise CheckpointError(f'Could not download the pretrained weights {url} ({error or "see rank 0"}). {REMEDIES}') \
             from error
     return path
 
@@ -180,11 +202,11 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[
         layout, which its blocks fuse.
 
     Raises:
-        ValueError: It is no MobileOne, of another arch, or incomplete; the message says which.
+        CheckpointError: It is no MobileOne, of another arch, or incomplete; the message says which.
     """
     stems = [match.group(1) for match in map(_STEM.match, state_dict) if match]
     if not stems:
-        raise ValueError(f'This is no MobileOne checkpoint: got keys such as {_some(state_dict)}; known are the '
+        raise CheckpointError(f'This is no MobileOne checkpoint: got keys such as {_some(state_dict)}; known are the '
                          'layouts of Apple, timm, mmpretrain and mobileone_mm.')
     prefix = min(stems, key=len)
     translated = {}
@@ -195,10 +217,10 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[
             translated[key] = value
     fused = any(key.endswith('reparam_conv.weight') for key in translated)
     if fused and not model.deploy:
-        raise ValueError(
+        raise CheckpointError(
             "Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored "
-            "from them. Build it with deploy=True (--cfg-options model.backbone.deploy=True), or load the unfused "
-            "checkpoint that they were made from (Apple's end in _unfused.pth.tar).")
+            "from them. To train, load the unfused checkpoint that they were made from (Apple's end in "
+            "_unfused.pth.tar); to test, build it with deploy=True (--cfg-options model.backbone.deploy=True).")
     _check_fit(translated, model, fused)
     return translated
 
@@ -206,42 +228,31 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[
 def _check_fit(state_dict: dict[str, Tensor], model: 'MobileOne', fused: bool) -> None:
     expected = model.state_dict()
     if model.deploy and not fused:
-        with torch.device('meta'):
-            expected = type(model)(model.arch, model.in_channels, norm_cfg=model.norm_cfg).state_dict()
-    for key in expected.keys() - state_dict.keys():
-        if key.endswith('num_batches_tracked'):  # absent from old checkpoints; 0 is what it starts from
-            state_dict[key] = torch.tensor(0)
-    missing = expected.keys() - state_dict.keys()
+        expected = _empty_state_dict(type(model), model.arch, model.in_channels, norm_cfg=model.norm_cfg)
+    # Step counters are absent from old checkpoints; 0 is what they start from.
+    counters = {key for key in expected.keys() - state_dict.keys() if key.endswith('num_batches_tracked')}
+    missing = expected.keys() - state_dict.keys() - counters
     unexpected = state_dict.keys() - expected.keys()
     reshaped = [f'{key} {tuple(state_dict[key].shape)} instead of {tuple(expected[key].shape)}'
                 for key in expected if key in state_dict and state_dict[key].shape != expected[key].shape]
     if not (missing or unexpected or reshaped):
+        state_dict.update({key: torch.tensor(0) for key in counters})
         return
-    got = guess_arch(state_dict)
-    if got is not None and resolve_arch(got) != resolve_arch(model.arch):
-        raise ValueError(f"These are MobileOne {got!r} weights, but the config says arch={model.arch!r}. Set "
-                         f"arch={got!r}, or load weights of {model.arch!r}.")
+    for name in ARCHS:
+        other = _empty_state_dict(type(model), name, model.in_channels, norm_cfg=model.norm_cfg, deploy=fused)
+        if {key: value.shape for key, value in other.items()} == {k: v.shape for k, v in state_dict.items()}:
+            raise CheckpointError(f"These are MobileOne {name!r} weights, but the config says arch={model.arch!r}. Set "
+                                  f"arch={name!r}, or load weights of {model.arch!r}.")
     details = [f'missing: {_some(missing)}' if missing else '', f'unexpected: {_some(unexpected)}' if unexpected else '',
                f'wrong shape: {_some(reshaped)}' if reshaped else '']
-    raise ValueError(f'The checkpoint does not fit MobileOne(arch={model.arch!r}, in_channels={model.in_channels}); '
-                     f'{"; ".join(filter(None, details))}. It is incomplete, damaged, or of another network.')
+    raise CheckpointError(f'The checkpoint does not fit MobileOne(arch={model.arch!r}, in_channels={model.in_channels}); '
+                          f'{"; ".join(filter(None, details))}. It is incomplete, damaged, or of another network.')
 
 
-def guess_arch(state_dict: dict[str, Tensor]) -> str | None:
-    """The name in ``ARCHS`` whose widths, branches and SE blocks a state dict in our layout has, or None."""
-    widths, num_branches = {}, set()
-    for key, value in state_dict.items():
-        match = re.match(r'stage(\d)\.(?:(\d+)\.)?(?:conv_branches\.(\d+)\.conv|reparam_conv)\.weight$', key)
-        if match and value.dim() == 4:
-            widths[int(match[1])] = max(widths.get(int(match[1]), (-1, 0)), (int(match[2] or 0), value.shape[0]))
-            num_branches.add(int(match[3] or 0) + 1)
-    has_se = any('.se.' in key for key in state_dict)
-    fused = any('reparam_conv' in key for key in state_dict)
-    for name, arch in ARCHS.items():
-        if tuple(widths[i][1] for i in sorted(widths)) == stage_widths(arch) and has_se == any(arch['num_se_blocks']) \
-                and (fused or max(num_branches) == arch['num_conv_branches']):
-            return name
-    return None
+def _empty_state_dict(backbone: type, *args, **kwargs) -> dict[str, Tensor]:
+    """Keys and shapes of a backbone, without memory for it."""
+    with torch.device('meta'):
+        return backbone(*args, **kwargs).state_dict()
 
 
 def _some(items, limit: int = 3) -> str:

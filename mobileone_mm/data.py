@@ -11,6 +11,7 @@ _HOW_TO = {
     'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies.',
 }
 _EMBEDDED = {'mmdet': 'configs/detection/ssdlite_mobileone_s2_shapes.py'}
+ROOT_VARIABLES = tuple(_HOW_TO)
 
 
 class MissingDataError(FileNotFoundError):

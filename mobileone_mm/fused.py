@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_GROUP = 128  # elements per sum
-_MAX_EXACT = 32 * _GROUP  # elements; larger tensors enter the digest as sums
+_CHUNKS = 64
+_MAX_EXACT = 64 * _CHUNKS  # elements; larger tensors enter the digest as weighted sums
+_WEIGHTS = 0.5 + torch.rand(_CHUNKS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 _thread = threading.local()
 
 
@@ -23,9 +24,9 @@ class FusedKernels:
     """The fused kernels of some blocks, and what it takes to trust them.
 
     Trusting them costs one pass over the weights' memory. Small tensors are compared bit by bit. Of
-    large ones (a comparison would read a copy as well, and miss the budget of 5 % of a forward) every
-    128 elements are summed. That notices any write but one that moves none of these sums by more than
-    rounding does: a change of some last bit, or elements that change places within such 128.
+    large ones (a comparison would read a copy as well, and miss the budget of 5 % of a forward) sums of
+    64 elements are compared, each element with a random weight of its own. That notices any write but one
+    that moves all these sums by less than their rounding: a change of some last bits.
 
     Immutable once made, and replaced as a whole, so that threads may share a model. The checks run
     in C loops (``map``, ``cat``), because a model has a thousand tensors, and each step of Python costs.
@@ -40,6 +41,7 @@ class FusedKernels:
         self.kernels = kernels
         modules = list(module.modules())
         self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm)]
+        self._epsilons = list(map(attrgetter('eps'), self._norms))
         self._members = [members for m in modules for members in (m._modules, m._parameters, m._buffers) if members]
         self._values = list(chain.from_iterable(map(dict.values, self._members)))
 
@@ -47,15 +49,17 @@ class FusedKernels:
         for tensor in self._values:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 continue  # a norm's step counter has no part in the fold
-            if tensor.numel() > _MAX_EXACT and tensor.numel() % _GROUP == 0 and tensor.is_contiguous() \
+            if tensor.numel() > _MAX_EXACT and tensor.numel() % _CHUNKS == 0 and tensor.is_contiguous() \
                     and tensor.dtype in (torch.float32, torch.float64):
                 self._large.append(tensor)
             else:
                 # What can be concatenated as it is needs no view, and no proof that the view is still the tensor's.
+                tensor = tensor if tensor.dim() else tensor.detach().reshape(1)
                 small[tensor.shape[1:], tensor.dtype, tensor.device].append(tensor)
         self._small = list(small.values())
         # The views keep their memory alive, so an equal address means the same memory.
-        self._groups = [tensor.detach().view(-1, _GROUP) for tensor in self._large]
+        self._chunks = [tensor.detach().view(_CHUNKS, -1).t() for tensor in self._large]
+        self._weights = [_WEIGHTS.to(tensor) for tensor in self._large]
         self._addresses = list(map(Tensor.data_ptr, self._large))
         self._strides = list(map(Tensor.stride, self._large))
         self._digest = self._compute_digest()
@@ -64,7 +68,7 @@ class FusedKernels:
     def _compute_digest(self) -> tuple[Tensor, ...]:
         exact = torch.cat([torch.cat(tensors).view(-1).view(torch.uint8) for tensors in self._small])
         # As floats, in which NaN differs from itself: it would hide its neighbours' changes.
-        sums = [torch.cat([group.sum(1) for group in self._groups])] if self._groups else []
+        sums = [torch.cat(list(map(torch.mv, self._chunks, self._weights)))] if self._chunks else []
         return exact.view(torch.int32) if exact.numel() % 4 == 0 else exact, *sums
 
     def is_unchanged(self) -> bool:
@@ -78,6 +82,7 @@ class FusedKernels:
     def is_fresh(self) -> bool:
         """Whether the blocks would fold these kernels now: same modules and tensors, all norms frozen, unchanged."""
         return not any(map(attrgetter('training'), self._norms)) \
+            and list(map(attrgetter('eps'), self._norms)) == self._epsilons \
             and sum(map(len, self._members)) == len(self._values) \
             and all(map(is_, chain.from_iterable(map(dict.values, self._members)), self._values)) \
             and self.is_unchanged()

@@ -2,10 +2,12 @@
 import os
 import os.path as osp
 import re
+import sys
 import zipfile
 from argparse import ArgumentParser, Namespace
 from copy import deepcopy
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -13,8 +15,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .checkpoint import use_safe_loading
-from .data import check_data
+from .data import ROOT_VARIABLES, check_data
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -37,6 +38,9 @@ def load_config(args: Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
         raise FileNotFoundError(f'Config {args.config!r} does not exist. The configs are below configs/.')
+    for name in ROOT_VARIABLES:
+        if os.environ.get(name) == '':
+            del os.environ[name]  # mmengine takes an empty variable for a missing one, and its default away
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
@@ -45,12 +49,6 @@ def load_config(args: Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', Path(args.config).stem)
-    if args.launcher == 'pytorch' and get_device() == 'cpu' and not torch.distributed.is_initialized():
-        # mmengine's own ways to do these two take a GPU for granted
-        torch.distributed.init_process_group('gloo')
-        cfg.setdefault('model_wrapper_cfg', dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False)))
     return cfg
 
 
@@ -66,6 +64,8 @@ def prepare_train(args: Namespace) -> Config:
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise ValueError(f"--amp needs optim_wrapper.type='OptimWrapper', got {kind!r}.")
+        if get_device() == 'cpu':
+            raise ValueError('--amp needs an accelerator, and there is none. Leave it out.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
@@ -75,8 +75,9 @@ def prepare_train(args: Namespace) -> Config:
     if args.resume is not None:
         checkpoint = latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
         _check_file(checkpoint)
-        cfg.resume = True
-        cfg.load_from = checkpoint
+        if checkpoint is not None:
+            cfg.resume = True
+            cfg.load_from = checkpoint
     check_data(cfg, ('train', 'val'))
     return cfg
 
@@ -108,9 +109,19 @@ def prepare_test(args: Namespace) -> Config:
     return cfg
 
 
+def fail(error: Exception) -> NoReturn:
+    """End a tool with an error's message instead of its trace, said once by several processes."""
+    sys.exit(f'Error: {error}' if os.environ.get('RANK', '0') == '0' else 1)
+
+
 def build_runner(cfg: Config) -> Runner:
-    """The Runner of a config, which reads checkpoints safely."""
-    use_safe_loading()
+    """The Runner of a config; also for several processes without a GPU."""
+    if cfg.get('launcher') == 'pytorch' and get_device() == 'cpu' and not torch.distributed.is_initialized():
+        # mmengine's own ways to do these two take a GPU for granted
+        torch.distributed.init_process_group('gloo')
+        cfg.setdefault('model_wrapper_cfg', dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False)))
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -119,8 +130,9 @@ def latest_checkpoint(work_dir: str) -> str | None:
 
     A file cut short by a kill is passed over. None if there is none, which starts from the beginning.
     """
-    candidates = sorted(Path(work_dir).glob('*_*.pth'), key=os.path.getmtime, reverse=True)
-    candidates = [path for path in candidates if re.fullmatch(r'(epoch|iter)_\d+\.pth', path.name)]
+    numbered = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name) for path in Path(work_dir).glob('*.pth')}
+    candidates = sorted((path for path in numbered if numbered[path]), key=lambda path: int(numbered[path][1]),
+                        reverse=True)
     pointer = Path(work_dir, 'last_checkpoint')
     if pointer.is_file() and (name := pointer.read_text().strip()):
         # By its name too, for a work_dir that was moved.

@@ -5,6 +5,7 @@ takes half an hour, and a plain ``pip install`` of it silently leaves the operat
 name imports; ``nms`` and ``batched_nms`` work; anything else raises when it is used. An mmcv with
 compiled operators is left alone.
 """
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -14,11 +15,6 @@ from types import ModuleType
 import numpy as np
 import torch
 from torch import Tensor
-
-try:
-    from torchvision.ops import nms as torchvision_nms
-except (ImportError, RuntimeError):  # not installed, or built for another torch
-    torchvision_nms = None
 
 _NAME = 'mmcv.ops'
 
@@ -105,6 +101,16 @@ def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int 
     return order[torch.stack(kept)] if kept else order
 
 
+@functools.cache
+def torchvision_nms():
+    """torchvision's NMS, or None where it is not installed, or built for another torch."""
+    try:
+        from torchvision.ops import nms
+    except (ImportError, RuntimeError):
+        return None
+    return nms
+
+
 def nms(boxes: Tensor | np.ndarray, scores: Tensor | np.ndarray, iou_threshold: float, offset: int = 0,
         score_threshold: float = 0, max_num: int = -1) -> tuple[Tensor | np.ndarray, Tensor | np.ndarray]:
     """``mmcv.ops.nms``: non-maximum suppression over all boxes, on torchvision where it imports.
@@ -127,8 +133,8 @@ def nms(boxes: Tensor | np.ndarray, scores: Tensor | np.ndarray, iou_threshold: 
     max_num = max_num if max_num > 0 else -1
     above = (scores > score_threshold).nonzero().squeeze(1) if score_threshold > 0 else None
     candidates, their_scores = (boxes, scores) if above is None else (boxes[above], scores[above])
-    if torchvision_nms is not None and offset == 0:
-        kept = torchvision_nms(candidates, their_scores, iou_threshold)
+    if offset == 0 and torchvision_nms() is not None:
+        kept = torchvision_nms()(candidates, their_scores, iou_threshold)
         kept = kept[:max_num] if max_num > 0 else kept
     else:
         kept = greedy_nms(candidates.detach(), their_scores.detach(), iou_threshold, offset, max_num)

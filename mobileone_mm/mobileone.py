@@ -80,6 +80,8 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= 4:
             raise ValueError('frozen_stages must be -1 (none), 0 (the stem) or 1..4 (stem and stages 1..n), got '
                              f'{frozen_stages!r}.')
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f'in_channels must be an int of at least 1, got {in_channels!r}.')
         self.in_channels = in_channels
         self.out_indices = tuple(i % 4 for i in out_indices)
         self.frozen_stages = frozen_stages
@@ -126,7 +128,7 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         """(N, in_channels, H, W) -> a tuple of feature maps, one per entry of ``out_indices``."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f'MobileOne takes (N, {self.in_channels}, H, W), got {tuple(x.shape)}.')
-        fused = self._fused_kernels()
+        fused = self.verify_kernels()
         with nullcontext() if fused is None else fused.verified():
             return self._forward(x)
 
@@ -138,7 +140,7 @@ class MobileOne(HoldsFusedKernels, BaseModule):
             stages.append(x)
         return tuple(stages[i] for i in self.out_indices)
 
-    def _fused_kernels(self) -> FusedKernels | None:
+    def verify_kernels(self) -> FusedKernels | None:
         """The kernels of all blocks, verified at once, which costs less than block by block; None: ask the blocks."""
         if self.deploy or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() \
                 or torch.jit.is_tracing():
@@ -172,8 +174,7 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         """Initialize as ``init_cfg`` says; ``Pretrained`` goes through our own strict loading.
 
         Raises:
-            ValueError: The checkpoint does not fit.
-            RuntimeError: It cannot be had.
+            CheckpointError: The checkpoint cannot be had, cannot be read, or does not fit.
         """
         if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()

@@ -1,7 +1,6 @@
 """What a run needs of mmengine beside the model: atomic files, and validation without side effects."""
 import os
 import random
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -22,23 +21,16 @@ class AtomicLocalBackend(LocalBackend):
         """Write bytes to a path, creating its folder."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.part')
+        part = path.with_name(f'.{path.name}.part')
         try:
-            with os.fdopen(handle, 'wb') as file:
+            with open(part, 'wb') as file:
                 file.write(obj)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(part, 0o666 & ~_umask())  # mkstemp makes it private, open() would not
             os.replace(part, path)
         except BaseException:
-            os.unlink(part)
+            part.unlink(missing_ok=True)
             raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 register_backend('atomic_local', AtomicLocalBackend, force=True)

@@ -128,9 +128,9 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
     Args:
         out: Folder to write; must not exist yet, or be empty.
         num_train: Number of training pictures.
-        num_val: Number of validation pictures, from another seed.
+        num_val: Number of validation pictures, never the training ones of another seed.
         size: Height and width in pixels.
-        seed: Seed of the training pictures; validation has ``seed + 1``.
+        seed: Seed of all pictures.
 
     Raises:
         FileExistsError: ``out`` holds something already.
@@ -146,18 +146,18 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
     shutil.rmtree(work, ignore_errors=True)
     for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
         (work / folder).mkdir(parents=True)
-    _draw_split(work, 'train', num_train, size, seed)
-    _draw_split(work, 'val', num_val, size, seed + 1)
+    _draw_split(work, 'train', num_train, size, (seed, 0))
+    _draw_split(work, 'val', num_val, size, (seed, 1))
     if out.exists():
         out.rmdir()
     work.rename(out)
 
 
-def _draw_split(out: Path, split: str, count: int, size: int, seed: int) -> None:
+def _draw_split(out: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
     images, annotations, names = [], [], []
     palette = [0, 0, 0, *(value for colour in PALETTE for value in colour)]
     for index in track(range(count), f'Drawing {split}'):
-        picture = draw_picture(np.random.default_rng((seed, index)), size)
+        picture = draw_picture(np.random.default_rng((*seed, index)), size)
         name = f'{split}_{index:04d}'
         names.append(name)
         Image.fromarray(picture.image).save(out / 'JPEGImages' / f'{name}.jpg', quality=95)

@@ -54,6 +54,8 @@ def reference(module, x):
         return x
     out = 0
     for branch in module.conv_branches:
+        for hook in branch.conv._forward_pre_hooks.values():  # prune's
+            hook(branch.conv, ())
         conv = F.conv2d(x, branch.conv.weight, branch.conv.bias, module.stride, module.dilation *
                         (module.kernel_size // 2), module.dilation, module.groups)
         out = out + frozen_norm(branch.bn, conv)

@@ -1,6 +1,10 @@
 """Weights in: layouts, a strict fit, safe reading, clear errors."""
 import os
+import pickle
 import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import torch
@@ -9,7 +13,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
 
 from mobileone_mm import ARCHS, MobileOne
-from mobileone_mm.checkpoint import guess_arch, read_checkpoint, use_safe_loading
+from mobileone_mm import checkpoint as checkpoint_module
+from mobileone_mm.checkpoint import CheckpointError, load_pretrained, read_checkpoint
 
 TO_APPLE = [('conv_branches.', 'rbr_conv.'), ('scale_branch.', 'rbr_scale.'), ('skip_branch.', 'rbr_skip.')]
 TO_MMPRETRAIN = [('conv_branches.', 'branch_conv_list.'), ('scale_branch.', 'branch_scale.'),
@@ -79,11 +84,12 @@ def test_deploy_layouts(s4):
                                                      strict=True))
 
 
-@pytest.mark.parametrize('arch', ARCHS)
-def test_guess_arch(arch):
-    assert guess_arch(MobileOne(arch).state_dict()) == arch
-    deployed = guess_arch(MobileOne(arch, deploy=True).state_dict())
-    assert deployed == arch
+@pytest.mark.parametrize('got', ARCHS)
+@pytest.mark.parametrize('fused', [False, True])
+def test_another_arch_is_named(got, fused):
+    expected = 's1' if got == 's0' else 's0'
+    with pytest.raises(CheckpointError, match=f"These are MobileOne '{got}' weights, but the config says arch='{expected}'"):
+        MobileOne(expected, deploy=fused).load_state_dict(MobileOne(got, deploy=fused).state_dict())
 
 
 def without(key):
@@ -122,14 +128,55 @@ def test_download_failure_names_both_remedies(monkeypatch):
 
     monkeypatch.setattr(torch.hub, 'download_url_to_file', fail)
     model = MobileOne('s0', init_cfg=dict(type='Pretrained', checkpoint='https://example.invalid/weights.pth.tar'))
-    with pytest.raises(RuntimeError, match=r'(?s)example.invalid.*no network.*init_cfg.checkpoint=.*init_cfg=None'):
+    with pytest.raises(CheckpointError, match=r'(?s)example.invalid.*no network.*init_cfg.checkpoint=.*init_cfg=None'):
         model.init_weights()
 
 
 def test_missing_local_file_names_both_remedies():
     model = MobileOne('s0', init_cfg=dict(type='Pretrained', checkpoint='/nowhere/weights.pth'))
-    with pytest.raises(FileNotFoundError, match=r'(?s)/nowhere/weights.pth.*init_cfg.checkpoint=.*init_cfg=None'):
+    with pytest.raises(CheckpointError, match=r'(?s)/nowhere/weights.pth.*init_cfg.checkpoint=.*init_cfg=None'):
         model.init_weights()
+
+
+@contextmanager
+def serve(folder, cut=None):
+    """A server on this machine; ``cut`` bytes of each file arrive, of the length that was promised."""
+
+    class Handler(BaseHTTPRequestHandler):
+
+        def do_GET(self):
+            content = (folder / self.path.strip('/')).read_bytes()
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:cut])
+
+        def log_message(self, *args):
+            pass
+
+    server = HTTPServer(('127.0.0.1', 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f'http://127.0.0.1:{server.server_port}'
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    torch.save(MobileOne('s0').state_dict(), tmp_path / 'weights.pth')
+    with serve(tmp_path, cut=2000) as url, pytest.raises(CheckpointError, match=r'(?s)Could not download.*init_cfg=None'):
+        load_pretrained(f'{url}/weights.pth')
+    assert not list((tmp_path / 'hub' / 'checkpoints').iterdir())
+    with serve(tmp_path) as url:
+        assert load_pretrained(f'{url}/weights.pth').keys() == MobileOne('s0').state_dict().keys()
+        (tmp_path / 'weights.pth').unlink()
+        load_pretrained(f'{url}/weights.pth')  # from the copy that was kept
+    with pytest.raises(CheckpointError, match="no keys below prefix='teacher.'"):
+        load_pretrained(str(tmp_path / 'hub' / 'checkpoints' / 'weights.pth'), prefix='teacher')
 
 
 class Harmful:
@@ -143,19 +190,17 @@ class Harmful:
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_nothing_is_executed(tmp_path, legacy):
+def test_nothing_is_executed(tmp_path, legacy, monkeypatch):
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     file, trace = str(tmp_path / 'harmful.pth'), str(tmp_path / 'trace')
     torch.save(dict(state_dict=dict(a=torch.zeros(1)), extra=Harmful(trace)), file,
                _use_new_zipfile_serialization=not legacy)
     with pytest.raises(ValueError, match=r'(?s)could run code.*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1'):
         read_checkpoint(file)
-    before = dict(CheckpointLoader._schemes)
-    try:
-        use_safe_loading()
-        with pytest.raises(ValueError, match='could run code'):
-            load_checkpoint(MobileOne('s0'), file)
-    finally:
-        CheckpointLoader._schemes = before
+    with pytest.raises(ValueError, match='could run code'):
+        load_checkpoint(MobileOne('s0'), file)
+    with serve(tmp_path) as url, pytest.raises(ValueError, match='could run code'):
+        CheckpointLoader.load_checkpoint(f'{url}/harmful.pth')
     assert not os.path.exists(trace)
 
 
@@ -170,6 +215,11 @@ def test_what_mmengine_saves_is_safe(tmp_path):
         CheckpointLoader.load_checkpoint(file)  # mmengine's loader used to undo the permission
     assert loaded['message_hub']['log_scalars']['loss'].mean() == 1.5
     assert loaded['meta'] == content['meta']
+
+
+def test_only_a_history_buffers_methods_are_fetched():
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported global: getattr of .*'__globals__'"):
+        checkpoint_module._history_buffer_method(HistoryBuffer, '__globals__')
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'text', 'empty', 'a list'])

@@ -73,6 +73,10 @@ ERRORS = [
     (dict(frozen_stages=5), r'frozen_stages must be -1 \(none\), 0 \(the stem\) or 1..4 .*, got 5'),
     (dict(norm_cfg=dict(type='GN', num_groups=4)), "cannot fold the norm .*GN.* Allowed are the types BN, BN2d, SyncBN"),
     (dict(norm_cfg=dict(type='BN', track_running_stats=False)), 'with running statistics'),
+    (dict(norm_cfg=None), 'cannot fold the norm None'),
+    (dict(norm_cfg=dict(type='GN'), deploy=True), 'cannot fold the norm'),
+    (dict(in_channels=0), 'in_channels must be an int of at least 1, got 0'),
+    (dict(arch=ARCHS['s0'] | dict(num_blocks=(1., 1, 1, 1))), 'must be ints'),
 ]
 
 

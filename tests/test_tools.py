@@ -139,16 +139,24 @@ def test_killed_in_the_middle_of_an_epoch(shapes_root, tmp_path):
 
 def test_resume_passes_over_what_is_not_whole(tmp_path):
     assert latest_checkpoint(str(tmp_path)) is None
-    torch.save({}, tmp_path / 'epoch_1.pth')
-    time.sleep(0.02)
+    torch.save({}, tmp_path / 'epoch_10.pth')
     torch.save({}, tmp_path / 'epoch_2.pth')
+    torch.save({}, tmp_path / 'epoch_1.pth')
     (tmp_path / 'best_coco_bbox_mAP_epoch_9.pth').write_bytes(b'')
     (tmp_path / 'last_checkpoint').write_text('')
-    assert latest_checkpoint(str(tmp_path)).endswith('epoch_2.pth')
+    assert latest_checkpoint(str(tmp_path)).endswith('epoch_10.pth')
     (tmp_path / 'last_checkpoint').write_text('/moved/epoch_1.pth')
     assert latest_checkpoint(str(tmp_path)).endswith('epoch_1.pth')
     (tmp_path / 'epoch_1.pth').write_bytes(b'PK half')
-    assert latest_checkpoint(str(tmp_path)).endswith('epoch_2.pth')
+    assert latest_checkpoint(str(tmp_path)).endswith('epoch_10.pth')
+
+
+def test_resume_with_nothing_whole_starts_from_the_beginning(shapes_root, tmp_path):
+    (tmp_path / 'epoch_1.pth').write_bytes(b'half')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    python('tools/train.py', SHAPES, '--work-dir', tmp_path, '--resume', *options(epochs=1), SHAPES_ROOT=shapes_root,
+           COCO_ROOT='')
+    assert latest_checkpoint(str(tmp_path)).endswith('epoch_1.pth')
 
 
 def test_two_processes(shapes_root, tmp_path):
@@ -182,13 +190,22 @@ ERRORS = [
     (['tools/train.py', 'configs/nothing.py'], "Config 'configs/nothing.py' does not exist. The configs are below"),
     (['tools/train.py', SHAPES, '--resume', 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
     (['tools/test.py', SHAPES, 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
+    (['tools/train.py', SHAPES, '--amp'], '--amp needs an accelerator'),
+    (['tools/train.py', SHAPES, '--amp', '--cfg-options', 'optim_wrapper.type=Other'], "--amp needs optim_wrapper.type"),
+    (['tools/train.py', SHAPES, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}'], '--auto-scale-lr needs'),
+    (['tools/test.py', SHAPES, SHAPES, '--show-dir', 'x', '--cfg-options', 'default_hooks.visualization=None'],
+     '--show and --show-dir need default_hooks.visualization'),
+    (['tools/train.py', SHAPES, '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
+      'model.backbone.init_cfg.checkpoint=nothing.pth'], "Checkpoint 'nothing.pth' does not exist. Check the path. Either"),
+    (['tools/test.py', SHAPES, SHAPES], 'is not a PyTorch checkpoint, or is damaged'),
     (['tools/test.py', SHAPES, SHAPES, '--out', 'x.json'], "--out is a .pkl or .pickle file for a detector"),
 ]
 
 
 @pytest.mark.parametrize('command, message', ERRORS, ids=lambda v: v[:30] if isinstance(v, str) else None)
-def test_errors_are_one_line(shapes_root, command, message):
-    result = python(*command, check=False, SHAPES_ROOT=shapes_root)
+def test_errors_are_one_line(shapes_root, tmp_path, command, message):
+    result = python(*command, *([] if '--cfg-options' in command else ['--work-dir', tmp_path]), check=False,
+                    SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and message in result.stderr and 'Traceback' not in result.stderr
 
 

@@ -11,7 +11,7 @@ def main() -> None:
     parser.add_argument('--num-train', type=int, default=900, help='training pictures (default: %(default)s)')
     parser.add_argument('--num-val', type=int, default=100, help='validation pictures (default: %(default)s)')
     parser.add_argument('--size', type=int, default=160, help='height and width in pixels (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='val is drawn from seed + 1 (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all pictures (default: %(default)s)')
     args = parser.parse_args()
     try:
         make_shapes(args.out, args.num_train, args.num_val, args.size, args.seed)

@@ -1,8 +1,8 @@
 """Test a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT."""
 import argparse
-import sys
 
-from mobileone_mm.launch import add_common_arguments, build_runner, prepare_test
+from mobileone_mm.checkpoint import CheckpointError
+from mobileone_mm.launch import add_common_arguments, build_runner, fail, prepare_test
 
 
 def main() -> None:
@@ -19,8 +19,11 @@ def main() -> None:
     try:
         cfg = prepare_test(args)
     except (FileNotFoundError, ValueError) as error:
-        sys.exit(f'Error: {error}')
-    build_runner(cfg).test()
+        fail(error)
+    try:
+        build_runner(cfg).test()
+    except CheckpointError as error:
+        fail(error)
 
 
 if __name__ == '__main__':

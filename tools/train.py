@@ -1,8 +1,8 @@
 """Train a detector or a segmentor: python tools/train.py CONFIG."""
 import argparse
-import sys
 
-from mobileone_mm.launch import add_common_arguments, build_runner, prepare_train
+from mobileone_mm.checkpoint import CheckpointError
+from mobileone_mm.launch import add_common_arguments, build_runner, fail, prepare_train
 
 
 def main() -> None:
@@ -18,8 +18,11 @@ def main() -> None:
     try:
         cfg = prepare_train(args)
     except (FileNotFoundError, ValueError) as error:
-        sys.exit(f'Error: {error}')
-    build_runner(cfg).train()
+        fail(error)
+    try:
+        build_runner(cfg).train()
+    except CheckpointError as error:
+        fail(error)
 
 
 if __name__ == '__main__':
