@@ -18,6 +18,20 @@ def seconds(function) -> float:
     return time.perf_counter() - start
 
 
+@torch.inference_mode()
+def measure(arch: str, x: torch.Tensor, runs: int) -> tuple[float, float]:
+    """Median time of the eval form, and of its check alone, over that of the deploy form."""
+    model = MobileOne(arch).eval()
+    deployed = reparameterize_model(model)
+    ratios, shares = [], []
+    for i in track(range(runs + 5), arch):
+        in_eval_form, in_deploy_form = seconds(lambda: model(x)), seconds(lambda: deployed(x))
+        if i >= 5:  # warm
+            ratios.append(in_eval_form / in_deploy_form)
+            shares.append(seconds(model.verify_kernels) / in_deploy_form)
+    return statistics.median(ratios), statistics.median(shares)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--arch', nargs='+', default=['s0', 's2', 's4'], choices=ARCHS)
@@ -27,19 +41,8 @@ def main() -> None:
     args = parser.parse_args()
     print(f'{torch.get_num_threads()} threads, batch {args.batch}, {args.size}x{args.size}, {args.runs} runs')
     for arch in args.arch:
-        model = MobileOne(arch).eval()
-        deployed = reparameterize_model(model)
-        x = torch.randn(args.batch, 3, args.size, args.size)
-        ratios, shares = [], []
-        with torch.inference_mode():
-            for _ in range(5):
-                model(x), deployed(x)
-            for _ in track(range(args.runs), arch):
-                in_eval_form, in_deploy_form = seconds(lambda: model(x)), seconds(lambda: deployed(x))
-                ratios.append(in_eval_form / in_deploy_form)
-                shares.append(seconds(model.verify_kernels) / in_deploy_form)
-        print(f'{arch}: eval form / deploy form {statistics.median(ratios):.3f}, of that the check for freshness '
-              f'{statistics.median(shares):.3f}')
+        ratio, share = measure(arch, torch.randn(args.batch, 3, args.size, args.size), args.runs)
+        print(f'{arch}: eval form / deploy form {ratio:.3f}, of that the check for freshness {share:.3f}')
 
 
 if __name__ == '__main__':

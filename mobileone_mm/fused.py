@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_CHUNKS = 64
-_MAX_EXACT = 64 * _CHUNKS  # elements; larger tensors enter the digest as weighted sums
+_CHUNKS = 32
+_MAX_EXACT = 4096  # elements; larger tensors enter the digest as weighted sums
 _WEIGHTS = 0.5 + torch.rand(_CHUNKS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+_END = object()  # shifts the comparison of members where one came or went
 _thread = threading.local()
 
 
@@ -24,8 +25,7 @@ class FusedKernels:
     """The fused kernels of some blocks, and what it takes to trust them.
 
     Trusting them costs one pass over the weights' memory. Small tensors are compared bit by bit. Of
-    large ones (a comparison would read a copy as well, and miss the budget of 5 % of a forward) sums of
-    64 elements are compared, each element with a random weight of its own. That notices any write but one
+    large ones (a comparison would read a copy as well, and take half as long again) sums of 32 elements are compared, each element with a random weight of its own. That notices any write but one
     that moves all these sums by less than their rounding: a change of some last bits.
 
     Immutable once made, and replaced as a whole, so that threads may share a model. The checks run
@@ -41,9 +41,9 @@ class FusedKernels:
         self.kernels = kernels
         modules = list(module.modules())
         self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm)]
-        self._epsilons = list(map(attrgetter('eps'), self._norms))
+        self._norm_states = [(False, norm.eps) for norm in self._norms]
         self._members = [members for m in modules for members in (m._modules, m._parameters, m._buffers) if members]
-        self._values = list(chain.from_iterable(map(dict.values, self._members)))
+        self._values = [*chain.from_iterable(map(dict.values, self._members)), _END]
 
         small, self._large = defaultdict(list), []
         for tensor in self._values:
@@ -81,10 +81,8 @@ class FusedKernels:
 
     def is_fresh(self) -> bool:
         """Whether the blocks would fold these kernels now: same modules and tensors, all norms frozen, unchanged."""
-        return not any(map(attrgetter('training'), self._norms)) \
-            and list(map(attrgetter('eps'), self._norms)) == self._epsilons \
-            and sum(map(len, self._members)) == len(self._values) \
-            and all(map(is_, chain.from_iterable(map(dict.values, self._members)), self._values)) \
+        return all(map(eq, map(attrgetter('training', 'eps'), self._norms), self._norm_states)) \
+            and all(map(is_, chain(chain.from_iterable(map(dict.values, self._members)), (_END, )), self._values)) \
             and self.is_unchanged()
 
     @contextmanager
