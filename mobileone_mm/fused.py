@@ -25,8 +25,9 @@ class FusedKernels:
     """The fused kernels of some blocks, and what it takes to trust them.
 
     Trusting them costs one pass over the weights' memory. Small tensors are compared bit by bit. Of
-    large ones (a comparison would read a copy as well, and take half as long again) sums of 32 elements are compared, each element with a random weight of its own. That notices any write but one
-    that moves all these sums by less than their rounding: a change of some last bits.
+    large ones (a comparison would read a copy as well, and take half as long again) sums of 32 elements
+    are compared, each element with a random weight of its own. That notices any write but one that moves
+    all these sums by less than their rounding: a change of some last bits.
 
     Immutable once made, and replaced as a whole, so that threads may share a model. The checks run
     in C loops (``map``, ``cat``), because a model has a thousand tensors, and each step of Python costs.
