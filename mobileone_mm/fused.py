@@ -24,7 +24,7 @@ _thread = threading.local()
 class FusedKernels:
     """The fused kernels of some blocks, and what it takes to trust them.
 
-    Trusting them costs one pass over the weights' memory. Small tensors are compared bit by bit. Of
+    Trusting them costs one pass over the weights' memory. Small tensors are compared as they are. Of
     large ones (a comparison would read a copy as well, and take half as long again) sums of 32 elements
     are compared, each element with a random weight of its own. That notices any write but one that moves
     all these sums by less than their rounding: a change of some last bits.
@@ -66,14 +66,15 @@ class FusedKernels:
         self._digest = self._compute_digest()
 
     @torch.no_grad()
-    def _compute_digest(self) -> tuple[Tensor, ...]:
-        exact = torch.cat([torch.cat(tensors).view(-1).view(torch.uint8) for tensors in self._small])
-        # As floats, in which NaN differs from itself: it would hide its neighbours' changes.
-        sums = [torch.cat(list(map(torch.mv, self._chunks, self._weights)))] if self._chunks else []
-        return exact.view(torch.int32) if exact.numel() % 4 == 0 else exact, *sums
+    def _compute_digest(self) -> list[Tensor]:
+        # Compared as floats, in which NaN differs from itself: in a sum it would hide its neighbours' changes.
+        digest = [torch.cat(tensors) for tensors in self._small]
+        if self._chunks:
+            digest.append(torch.cat(list(map(torch.mv, self._chunks, self._weights))))
+        return digest
 
     def is_unchanged(self) -> bool:
-        """Whether the tensors that were folded still hold the same bits."""
+        """Whether the tensors that were folded still hold the same values."""
         if not all(map(eq, map(Tensor.data_ptr, self._large), self._addresses)) or \
                 not all(map(eq, map(Tensor.stride, self._large), self._strides)):
             return False
