@@ -271,21 +271,21 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         return self.fold()
 
     def refresh(self) -> None:
-        """Fold ahead of the first forward: torch.export cannot do it, and needs a kept kernel."""
-        if not self.deploy and self.is_folding and not any(tensor.is_meta for tensor in self.parameters()):
+        """In eval mode, fold ahead of the first forward: torch.export cannot do it, and needs a kept kernel."""
+        if self.training or self.deploy or any(tensor.is_meta for tensor in self.parameters()):
+            return
+        if self.is_folding:
             self.kept_kernel()
 
     def train(self, mode: bool = True) -> 'MobileOneBlock':
         """Go to the train form, or with ``mode=False`` to the eval form; returns self."""
         super().train(mode)
-        if not mode:
-            self.refresh()
+        self.refresh()
         return self
 
     def _apply(self, fn, recurse: bool = True):
         super()._apply(fn, recurse)
-        if not self.training:
-            self.refresh()
+        self.refresh()
         return self
 
     def switch_to_deploy(self) -> None:
@@ -338,8 +338,7 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
 
 
 def _refresh_after_loading(block: MobileOneBlock, incompatible_keys) -> None:
-    if not block.training:
-        block.refresh()
+    block.refresh()
 
 
 @contextmanager

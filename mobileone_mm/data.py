@@ -81,5 +81,5 @@ def _config_sources(filename: str | None) -> str:
         text = file.read()
     if '{{$' in text:
         return text
-    return text + ''.join(_config_sources(base) for base in Config._get_base_files(filename)
-                          for base in [osp.join(osp.dirname(filename), base)])
+    bases = Config._get_base_files(filename)
+    return text + ''.join(_config_sources(osp.join(osp.dirname(filename), base)) for base in bases)
