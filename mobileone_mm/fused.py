@@ -7,6 +7,7 @@ content: a digest of the tensors that were folded, compared at every use.
 import threading
 from collections import defaultdict
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from operator import attrgetter, eq, is_
 
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_CHUNKS = 32
-_MAX_EXACT = 4096  # elements; larger tensors enter the digest as weighted sums
-_WEIGHTS = 0.5 + torch.rand(_CHUNKS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+_MAX_EXACT = 20480  # elements; larger tensors enter the digest as sums
+_PARTS, _PLACES = 32, 32
 _END = object()  # shifts the comparison of members where one came or went
+_sum_places = partial(torch.sum, dim=1)
 _thread = threading.local()
 
 
@@ -25,9 +26,11 @@ class FusedKernels:
     """The fused kernels of some blocks, and what it takes to trust them.
 
     Trusting them costs one pass over the weights' memory. Small tensors are compared as they are. Of
-    large ones (a comparison would read a copy as well, and take half as long again) sums of 32 elements
-    are compared, each element with a random weight of its own. That notices any write but one that moves
-    all these sums by less than their rounding: a change of some last bits.
+    large ones (a comparison would read a copy as well, and take twice as long) 1024 sums are compared:
+    the tensor is cut into 32 parts, and in each part every 32nd element goes into the same sum, so that
+    neighbours may not change places unseen, nor add and take away the same. Unseen stays a write that
+    moves all these sums by less than their rounding (some last bits of an element), or that only moves
+    elements by multiples of 32 places inside of a part (some rows, but not their norms).
 
     Immutable once made, and replaced as a whole, so that threads may share a model. The checks run
     in C loops (``map``, ``cat``), because a model has a thousand tensors, and each step of Python costs.
@@ -50,8 +53,8 @@ class FusedKernels:
         for tensor in self._values:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 continue  # a norm's step counter has no part in the fold
-            if tensor.numel() > _MAX_EXACT and tensor.numel() % _CHUNKS == 0 and tensor.is_contiguous() \
-                    and tensor.dtype in (torch.float32, torch.float64):
+            if tensor.numel() > _MAX_EXACT and tensor.numel() % (_PARTS * _PLACES) == 0 \
+                    and tensor.is_contiguous() and tensor.dtype in (torch.float32, torch.float64):
                 self._large.append(tensor)
             else:
                 # What can be concatenated as it is needs no view, and no proof that the view is still the tensor's.
@@ -59,8 +62,7 @@ class FusedKernels:
                 small[tensor.shape[1:], tensor.dtype, tensor.device].append(tensor)
         self._small = list(small.values())
         # The views keep their memory alive, so an equal address means the same memory.
-        self._chunks = [tensor.detach().view(_CHUNKS, -1).t() for tensor in self._large]
-        self._weights = [_WEIGHTS.to(tensor) for tensor in self._large]
+        self._parts = [tensor.detach().view(_PARTS, -1, _PLACES) for tensor in self._large]
         self._addresses = list(map(Tensor.data_ptr, self._large))
         self._strides = list(map(Tensor.stride, self._large))
         self._digest = self._compute_digest()
@@ -69,8 +71,8 @@ class FusedKernels:
     def _compute_digest(self) -> list[Tensor]:
         # Compared as floats, in which NaN differs from itself: in a sum it would hide its neighbours' changes.
         digest = [torch.cat(tensors) for tensors in self._small]
-        if self._chunks:
-            digest.append(torch.cat(list(map(torch.mv, self._chunks, self._weights))))
+        if self._parts:
+            digest.append(torch.cat(list(map(_sum_places, self._parts))))
         return digest
 
     def is_unchanged(self) -> bool:

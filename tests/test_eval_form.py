@@ -109,6 +109,7 @@ WRITES = {
     'a low bit of one element': on_weight(lambda w: w.data.view(-1)[:1].view(torch.int64).add_(1 << 24)),
     'rows swapped': on_weight(lambda w: w.data.copy_(w.data.roll(1, 0))),
     'columns swapped': on_weight(lambda w: w.data.copy_(w.data.flip(1))),
+    'a last bit of a small tensor': lambda m: m.stage1[0].scale_branch.bn.weight.data[:1].view(torch.int64).add_(1 << 24),
     'data replaced': on_weight(lambda w: setattr(w, 'data', w.data * 2)),
     'data transposed': lambda m: setattr(m.stage2[3].conv_branches[0].conv.weight, 'data',
                                          m.stage2[3].conv_branches[0].conv.weight.data.transpose(0, 1)),
