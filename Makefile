@@ -5,10 +5,8 @@ VENV ?= .venv
 # of several gigabytes; for another one: TORCH='torch==2.13.0 --index-url URL', with pytorch.org's URL for that build.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
-CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
-DEMO := work_dirs/demo
 
-.PHONY: help install demo test test-slow lint clean
+.PHONY: help install demo demo-seg test test-slow lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,12 +29,17 @@ $(VENV)/.installed: setup.py Makefile
 data/shapes:
 	$(BIN)/python tools/make_shapes.py $@
 
-demo: install  ## draw the shapes, train, test, and leave pictures in work_dirs/demo
+demo: CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
+demo-seg: CONFIG := configs/segmentation/deeplabv3_mobileone_s2_shapes.py
+demo: install  ## detection: draw the shapes, train, test, and leave pictures in work_dirs/demo
+demo-seg: install  ## segmentation: the same, in work_dirs/demo-seg
+demo demo-seg:
 	@test -d data/shapes || $(MAKE) data/shapes
-	rm -rf $(DEMO)
-	$(BIN)/python tools/train.py $(CONFIG) --work-dir $(DEMO)
-	$(BIN)/python tools/test.py $(CONFIG) $(DEMO)/best_*.pth --work-dir $(DEMO)/test --show-dir pictures
-	@echo; echo 'Pictures, truth on the left and predictions on the right:'; ls -d $(DEMO)/test/*/pictures
+	rm -rf work_dirs/$@
+	$(BIN)/python tools/train.py $(CONFIG) --work-dir work_dirs/$@
+	$(BIN)/python tools/test.py $(CONFIG) work_dirs/$@/best_*.pth --work-dir work_dirs/$@/test \
+		--show-dir '$(CURDIR)/work_dirs/$@/pictures'
+	@echo; echo 'Truth on the left, predictions on the right: the pictures below work_dirs/$@/pictures'
 
 test: install  ## the default tests
 	$(BIN)/python -m pytest

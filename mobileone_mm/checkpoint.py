@@ -47,6 +47,7 @@ _TRANSLATIONS = [(re.compile(pattern), replacement) for pattern, replacement in 
     (r'\bse\.conv2\.conv\.', 'se.expand.'),
 ]]
 _CLASSIFIERS = ('linear.', 'head.')
+_SE = re.compile(r'\.(?:se|attn)\.')
 _STEM = re.compile(r'^(.*?)(?:stage0|stem)\.(?:rbr_|conv_|branch_|reparam_|scale_|skip_|identity)')
 
 REMEDIES = ('Either download it by hand and point the config at the file '
@@ -132,7 +133,8 @@ def _load_url(filename: str, map_location=None) -> dict:
     return read_checkpoint(_download(filename), map_location)
 
 
-def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained'):
+def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained',
+                    drop_se: bool = False) -> dict[str, Tensor]:
     """Fetch the state dict that an ``init_cfg`` of type ``Pretrained`` names.
 
     Args:
@@ -140,6 +142,7 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
         prefix: Take only the keys below this prefix, e.g. ``'backbone.'``.
         map_location: As for ``torch.load``.
         type: The ``init_cfg``'s type, for the log.
+        drop_se: Leave Squeeze-and-Excitation out, to start S4 without it from the weights of S4.
 
     Raises:
         CheckpointError: There is no such file, the download failed, it is no readable checkpoint, or has no keys
@@ -158,6 +161,8 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
         state_dict = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
         if not state_dict:
             raise CheckpointError(f'{checkpoint!r} has no keys below prefix={prefix!r}.')
+    if drop_se:
+        state_dict = {key: value for key, value in state_dict.items() if not _SE.search(key)}
     return state_dict
 
 

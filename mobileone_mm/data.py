@@ -8,9 +8,16 @@ from mmengine.config import Config
 _HOW_TO = {
     'COCO_ROOT': 'Get COCO 2017 (train2017, val2017, annotations) from https://cocodataset.org, and set COCO_ROOT to '
                  'its folder.',
+    'VOC_ROOT': 'Get VOC 2012 (VOCtrainval_11-May-2012) from http://host.robots.ox.ac.uk/pascal/VOC/voc2012 and SBD from '
+                "http://home.bharathh.info/pubs/codes/SBD, make SegmentationClassAug and aug.txt with mmseg's "
+                'tools/dataset_converters/voc_aug.py, and set VOC_ROOT to the folder VOC2012.',
+    'ADE_ROOT': 'Get ADEChallengeData2016 from http://sceneparsing.csail.mit.edu, and set ADE_ROOT to its folder.',
     'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies.',
 }
-_EMBEDDED = {'mmdet': 'configs/detection/ssdlite_mobileone_s2_shapes.py'}
+_EMBEDDED = {
+    'mmdet': 'configs/detection/ssdlite_mobileone_s2_shapes.py',
+    'mmseg': 'configs/segmentation/deeplabv3_mobileone_s2_shapes.py',
+}
 ROOT_VARIABLES = tuple(_HOW_TO)
 
 

@@ -1,4 +1,5 @@
 """What several tests need: random norms, an independent reference, data."""
+import json
 import os
 import subprocess
 import sys
@@ -98,3 +99,24 @@ def run(*command, check=True, cwd=None, **env):
 def python(*arguments, **kwargs):
     """Run this Python."""
     return run(sys.executable, *arguments, **kwargs)
+
+
+def run_distributed(script, config, *arguments, **env):
+    """Run a script of tools/ on two processes of this machine."""
+    head, rest = ([], arguments) if 'train' in script else (arguments[:1], arguments[1:])
+    return run(script, config, *head, 2, *rest, PORT=20000 + os.getpid() % 20000, PYTHON=sys.executable,
+               OMP_NUM_THREADS=1, **env)
+
+
+def scalars(folder):
+    """All rows logged in a work dir, in the order of time."""
+    return [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
+            for line in file.read_text().splitlines()]
+
+
+def logged(folder, metric):
+    """The last metrics in a work dir's newest scalars file, or in a test's json: those of the group of ``metric``."""
+    files = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
+    rows = [json.loads(line) for line in files[-1].read_text().splitlines()]
+    row = [row for row in rows if metric in row][-1]
+    return {key: value for key, value in row.items() if key.startswith('coco/') or key in ('aAcc', 'mIoU', 'mAcc')}

@@ -6,10 +6,11 @@ import zipfile
 import pytest
 import torch
 from conftest import ROOT, python
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
+from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmseg.utils import register_all_modules as register_mmseg
 
 from mobileone_mm import reparameterize_model
 
@@ -55,17 +56,24 @@ def test_editable_install_links_configs_and_tools(tmp_path):
         assert (tmp_path / 'mobileone_mm' / '.mim' / name).resolve() == (tmp_path / name).resolve()
 
 
-@pytest.mark.parametrize('arch', ['s0', 's1', 's2', 's3', 's4'])
-def test_the_table_in_the_readme(arch):
-    """Parameters and MACs of the whole detector, train form and deploy form, in millions."""
-    row = re.search(rf'\| \[ssdlite_mobileone_{arch}\].*?\| ([\d.]+) → ([\d.]+) \| (\d+) → (\d+) \|',
+CONFIGS = sorted(path for folder in ('detection', 'segmentation') for path in (ROOT / 'configs' / folder).glob('*.py')
+                 if 'shapes' not in path.name)
+
+
+@pytest.mark.parametrize('config', CONFIGS, ids=lambda path: path.stem)
+def test_the_tables_in_the_readme(config):
+    """Parameters and MACs of the whole detector (millions) or segmentor (billions), train form and deploy form."""
+    row = re.search(rf'\| \[{config.stem}\].*?\| ([\d.]+) → ([\d.]+) \| ([\d.]+) → ([\d.]+) \|',
                     (ROOT / 'README.md').read_text())
-    register_all_modules()
-    model = MODELS.build(Config.fromfile(ROOT / f'configs/detection/ssdlite_mobileone_{arch}.py').model)
+    cfg = Config.fromfile(config)
+    detection = cfg.default_scope == 'mmdet'
+    (register_mmdet if detection else register_mmseg)()
+    model = MODELS.build(cfg.model)
     measured = []
     for form in (model.train(), reparameterize_model(model).eval()):
         form.forward = form._forward
-        info = get_model_complexity_info(form, inputs=torch.zeros(2, 3, 320, 320), show_table=False, show_arch=False)
-        measured.append((info['params'] / 1e6, info['flops'] / 2e6))
-    expected = [(f'{params:.2f}', f'{macs:.0f}') for params, macs in measured]
-    assert [(row[1], row[3]), (row[2], row[4])] == expected
+        size = 320 if detection else 512
+        info = get_model_complexity_info(form, inputs=torch.zeros(2, 3, size, size), show_table=False, show_arch=False)
+        macs = f'{info["flops"] / 2e6:.0f}' if detection else f'{info["flops"] / 2e9:.1f}'
+        measured.append((f'{info["params"] / 1e6:.2f}', macs))
+    assert [(row[1], row[3]), (row[2], row[4])] == measured

@@ -1,6 +1,5 @@
 """The tools as users run them: train, validate, resume, test, on drawn and on real pictures."""
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, python, real_data, run
+from conftest import ROOT, logged, python, real_data, run, run_distributed, scalars
 from mmengine.config import Config
 
 from mobileone_mm.checkpoint import read_checkpoint
@@ -38,17 +37,7 @@ def options(arch='s2', epochs=2, **more):
 
 
 def metrics(folder):
-    """The last metrics in a work dir's newest scalars file, or in a test's json."""
-    files = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
-    rows = [json.loads(line) for line in files[-1].read_text().splitlines()]
-    row = [row for row in rows if 'coco/bbox_mAP' in row][-1]
-    return {key: value for key, value in row.items() if key.startswith('coco/')}
-
-
-def scalars(folder):
-    """All rows logged in a work dir, in the order of time."""
-    return [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
-            for line in file.read_text().splitlines()]
+    return logged(folder, 'coco/bbox_mAP')
 
 
 def state(checkpoint):
@@ -162,14 +151,13 @@ def test_resume_with_nothing_whole_starts_from_the_beginning(shapes_root, tmp_pa
 def test_two_processes(shapes_root, tmp_path):
     """Gloo on one machine: trains, validates, saves once, tests."""
     work = tmp_path / 'work'
-    port = 20000 + os.getpid() % 20000
-    common = dict(SHAPES_ROOT=shapes_root, PORT=port, PYTHON=sys.executable, OMP_NUM_THREADS=1)
-    result = run('tools/dist_train.sh', SHAPES, 2, '--work-dir', work, *options(epochs=1), **common)
+    result = run_distributed('tools/dist_train.sh', SHAPES, '--work-dir', work, *options(epochs=1),
+                             SHAPES_ROOT=shapes_root)
     output = result.stdout + result.stderr
     assert len(re.findall(r'Saving checkpoint at 1 epochs', output)) == 1
     assert [row['step'] for row in scalars(work) if 'loss' in row] == [1, 2]  # 16 pictures, 4 on each of 2
-    result = run('tools/dist_test.sh', SHAPES, work / 'epoch_1.pth', 2, '--work-dir', tmp_path / 'test', *options(),
-                 **common)
+    run_distributed('tools/dist_test.sh', SHAPES, work / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *options(),
+                    SHAPES_ROOT=shapes_root)
     assert metrics(tmp_path / 'test') == metrics(work)
 
 

@@ -1,0 +1,23 @@
+# ADE20K (ADEChallengeData2016, 20,210 pictures to train on). Set ADE_ROOT where it does not lie in data/ade.
+#
+# Augmentation and schedule as for VOC: the paper's supplement, from memory, gives one recipe for both. Batch 16 is
+# that of cvnets for ADE20K; the paper's is not known.
+_base_ = ['./crop512.py', './schedule_50e.py']
+
+dataset_type = 'ADE20KDataset'  # takes label 0 as "ignore" (reduce_zero_label)
+data_root = '{{$ADE_ROOT:data/ade/ADEChallengeData2016}}/'
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline={{_base_.train_pipeline}}))
+val_dataloader = dict(
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        pipeline={{_base_.test_pipeline}}))
+test_dataloader = val_dataloader
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # 2 on each of 8 GPUs

@@ -1,0 +1,6 @@
+_base_ = './deeplabv3_mobileone.py'
+
+checkpoint = 'https://docs-assets.developer.apple.com/ml-research/datasets/mobileone/mobileone_s0_unfused.pth.tar'
+model = dict(
+    backbone=dict(arch='s0', init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
+    decode_head=dict(in_channels=1024))
