@@ -2,14 +2,18 @@
 from .arch import ARCHS
 from .block import MobileOneBlock, reparameterize_model
 from .checkpoint import allow_mmengine_globals, use_safe_loading
+from .expand import calibrate_norms, expand_state_dict
+from .files import AtomicLocalBackend
+from .hooks import CalibrateNormsHook, CheckpointFitHook, PreserveRandomStateHook
 from .init import NearIdentityInit
 from .mmcv_ops import provide_mmcv_ops
 from .mobileone import MobileOne
-from .runtime import AtomicLocalBackend, PreserveRandomStateHook
 
 __version__ = '0.1.0'
-__all__ = ['ARCHS', 'AtomicLocalBackend', 'MobileOne', 'MobileOneBlock', 'NearIdentityInit', 'PreserveRandomStateHook',
-           'reparameterize_model']
+__all__ = [
+    'ARCHS', 'AtomicLocalBackend', 'CalibrateNormsHook', 'CheckpointFitHook', 'MobileOne', 'MobileOneBlock',
+    'NearIdentityInit', 'PreserveRandomStateHook', 'calibrate_norms', 'expand_state_dict', 'reparameterize_model',
+]
 
 provide_mmcv_ops()
 allow_mmengine_globals()

@@ -3,9 +3,11 @@
 mmengine loads with ``strict=False`` and only logs what did not fit, which is how people train from
 scratch without knowing it. Here a checkpoint fits, or it is an error.
 """
+import functools
 import os
 import pickle
 import re
+import zipfile
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,7 @@ _TRANSLATIONS = [(re.compile(pattern), replacement) for pattern, replacement in 
     (r'\bbranch_conv_list\.', 'conv_branches.'),
     (r'\bbranch_scale\.', 'scale_branch.'),
     (r'\bbranch_norm\.', 'skip_branch.'),
+    (r'\b(conv_branches\.\d+|scale_branch)\.norm\.', r'\1.bn.'),
     (r'\bbranch_reparam\.', 'reparam_conv.'),
     (r'\bse\.conv1\.conv\.', 'se.reduce.'),
     (r'\bse\.conv2\.conv\.', 'se.expand.'),
@@ -78,15 +81,14 @@ def _history_buffer_method(owner: type, name: str):
     return getattr(HistoryBuffer, name)
 
 
-def read_checkpoint(filename: str, map_location: str | torch.device | None = None) -> dict:
+def read_checkpoint(filename: str, map_location: str | torch.device | None = None, trust: bool = False) -> dict:
     """Read a checkpoint from a local file, unpickling nothing that could run code.
-
-    torch's own switch for a file that needs more and that you trust: the environment variable
-    ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1``.
 
     Args:
         filename: Path of the file.
         map_location: As for ``torch.load``.
+        trust: Unpickle anything, which may run code from the file. So does, in all tools, torch's own switch, the
+            environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1``.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -97,17 +99,21 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
         raise FileNotFoundError(f'Checkpoint {filename!r} does not exist. Check the path.')
     allow_mmengine_globals()  # again: a load by mmengine itself takes its own from torch's list when it ends
     try:
+        if zipfile.is_zipfile(filename) and not trust:
+            with zipfile.ZipFile(filename) as archive:  # torch itself skips the checksums
+                if damaged := archive.testzip():
+                    raise RuntimeError(f'wrong checksum of {damaged}')
         # No explicit weights_only: torch's default is True, and its environment variable keeps working.
-        checkpoint = torch.load(filename, map_location=map_location)
+        checkpoint = torch.load(filename, map_location=map_location, **(dict(weights_only=False) if trust else {}))
     except pickle.UnpicklingError as error:
         refused = re.search(r'Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.\w+)|GLOBAL ([\w.]+)', str(error))
         if refused:
             raise CheckpointError(
                 f'{filename!r} holds more than tensors ({refused[1] or refused[2]}), which could run code when loaded, and '
                 'was refused. Only if you trust where it comes from: set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the '
-                'environment.') from error
+                'environment, or convert it once with tools/convert_checkpoint.py --trust.') from error
         raise CheckpointError(f'{filename!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
-    except (RuntimeError, EOFError, OSError, KeyError, AttributeError) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f'{filename!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
     if not isinstance(checkpoint, dict):
@@ -134,7 +140,7 @@ def _load_url(filename: str, map_location=None) -> dict:
 
 
 def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained',
-                    drop_se: bool = False) -> dict[str, Tensor]:
+                    drop_se: bool = False, trust: bool = False) -> dict[str, Tensor]:
     """Fetch the state dict that an ``init_cfg`` of type ``Pretrained`` names.
 
     Args:
@@ -143,6 +149,7 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
         map_location: As for ``torch.load``.
         type: The ``init_cfg``'s type, for the log.
         drop_se: Leave Squeeze-and-Excitation out, to start S4 without it from the weights of S4.
+        trust: As for :func:`read_checkpoint`.
 
     Raises:
         CheckpointError: There is no such file, the download failed, it is no readable checkpoint, or has no keys
@@ -152,10 +159,10 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
     if checkpoint.startswith(('http://', 'https://')):
         checkpoint = _download(checkpoint)
     try:
-        content = read_checkpoint(checkpoint, map_location)
+        content = read_checkpoint(checkpoint, map_location, trust)
     except FileNotFoundError as error:
         raise CheckpointError(f'{error} {REMEDIES}') from error
-    state_dict = content.get('state_dict', content)
+    state_dict = get_state_dict(content)
     if prefix is not None:
         prefix = prefix.rstrip('.') + '.'
         state_dict = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
@@ -192,6 +199,66 @@ def _download(url: str) -> str:
     return path
 
 
+def get_state_dict(checkpoint: dict) -> dict[str, Tensor]:
+    """The weights in a checkpoint, averaged ones preferred; a bare state dict is returned as it is.
+
+    timm's checkpoints hold the average apart (``state_dict_ema``). mmengine's EMAHook swaps when it saves, so that
+    ``state_dict`` is the average, and ``ema_state_dict`` what training goes on with.
+    """
+    for key in ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'ema_state_dict'):
+        if isinstance(checkpoint.get(key), dict):
+            return checkpoint[key]
+    return checkpoint
+
+
+def translate_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Translate the backbone in a state dict of any known layout to our keys.
+
+    Returns:
+        The backbone's tensors by our keys, and the keys that were left out: a classifier, a neck, a head.
+
+    Raises:
+        CheckpointError: There is no MobileOne in it, or two tensors get the same key.
+    """
+    stems = [match.group(1) for match in map(_STEM.match, state_dict) if match]
+    if not stems:
+        raise CheckpointError(f'This is no MobileOne checkpoint: got keys such as {some(state_dict)}; known are the '
+                              'layouts of Apple, timm, mmpretrain and mobileone_mm.')
+    prefix = min(stems, key=len)
+    translated, left_out = {}, []
+    for original, value in state_dict.items():
+        key = original[len(prefix):]
+        if not original.startswith(prefix) or key.startswith(_CLASSIFIERS):
+            left_out.append(original)
+            continue
+        for pattern, replacement in _TRANSLATIONS:
+            key = pattern.sub(replacement, key)
+        if key in translated:
+            raise CheckpointError(f'Two tensors of this checkpoint are {key}; one is {original}. It mixes layouts.')
+        translated[key] = value
+    return translated, left_out
+
+
+def is_fused(state_dict: dict[str, Tensor]) -> bool:
+    """Whether a state dict with our keys is of the deploy form."""
+    return any(key.endswith('reparam_conv.weight') for key in state_dict)
+
+
+def find_arch(state_dict: dict[str, Tensor]) -> str | None:
+    """The name in ``ARCHS`` whose keys and shapes a state dict with our keys has, train or deploy form; or None."""
+    shapes = {key: value.shape for key, value in state_dict.items() if not key.endswith('num_batches_tracked')}
+    stem = next((value for key, value in state_dict.items() if re.match(r'stage0\.(?:conv_b|reparam).*conv.weight', key)),
+                None)
+    in_channels = 3 if stem is None or stem.dim() != 4 else stem.shape[1]
+    return next((name for name in ARCHS if _arch_shapes(name, in_channels, is_fused(state_dict)) == shapes), None)
+
+
+@functools.cache
+def _arch_shapes(name: str, in_channels: int, fused: bool) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in _empty_state_dict(name, in_channels, deploy=fused).items()
+            if not key.endswith('num_batches_tracked')}
+
+
 def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[str, Tensor]:
     """Translate a state dict of any known layout to ours, and check that it fits ``model``.
 
@@ -209,57 +276,77 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[
     Raises:
         CheckpointError: It is no MobileOne, of another arch, or incomplete; the message says which.
     """
-    stems = [match.group(1) for match in map(_STEM.match, state_dict) if match]
-    if not stems:
-        raise CheckpointError(f'This is no MobileOne checkpoint: got keys such as {_some(state_dict)}; known are the '
-                         'layouts of Apple, timm, mmpretrain and mobileone_mm.')
-    prefix = min(stems, key=len)
-    translated = {}
-    for key, value in state_dict.items():
-        if key.startswith(prefix) and not (key := key[len(prefix):]).startswith(_CLASSIFIERS):
-            for pattern, replacement in _TRANSLATIONS:
-                key = pattern.sub(replacement, key)
-            translated[key] = value
-    fused = any(key.endswith('reparam_conv.weight') for key in translated)
+    translated, _ = translate_state_dict(state_dict)
+    fused = is_fused(translated)
     if fused and not model.deploy:
         raise CheckpointError(
             "Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored "
             "from them. To train, load the unfused checkpoint that they were made from (Apple's end in "
-            "_unfused.pth.tar); to test, build it with deploy=True (--cfg-options model.backbone.deploy=True).")
-    _check_fit(translated, model, fused)
+            '_unfused.pth.tar), or put the kernels into fresh branches (--cfg-options '
+            'model.backbone.init_cfg.expand=True); to test, build it with deploy=True (--cfg-options '
+            'model.backbone.deploy=True).')
+    check_fit(translated, model)
     return translated
 
 
-def _check_fit(state_dict: dict[str, Tensor], model: 'MobileOne', fused: bool) -> None:
+def check_fit(state_dict: dict[str, Tensor], model: 'MobileOne') -> None:
+    """Check that a state dict with our keys fits a model's arch, in the train or in the deploy form, and is finite.
+
+    Absent step counters of norms are filled in.
+
+    Raises:
+        CheckpointError: It does not; the message says what was got and expected, and of which arch it is.
+    """
     expected = model.state_dict()
-    if model.deploy and not fused:
-        expected = _empty_state_dict(type(model), model.arch, model.in_channels, norm_cfg=model.norm_cfg)
+    fused = is_fused(state_dict)
+    if model.deploy != fused:
+        expected = _empty_state_dict(model.arch, model.in_channels, norm_cfg=model.norm_cfg, deploy=fused)
+    strange = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise CheckpointError(f'The checkpoint holds other things than tensors: {some(strange)}. It is damaged.')
     # Step counters are absent from old checkpoints; 0 is what they start from.
     counters = {key for key in expected.keys() - state_dict.keys() if key.endswith('num_batches_tracked')}
     missing = expected.keys() - state_dict.keys() - counters
     unexpected = state_dict.keys() - expected.keys()
     reshaped = [f'{key} {tuple(state_dict[key].shape)} instead of {tuple(expected[key].shape)}'
                 for key in expected if key in state_dict and state_dict[key].shape != expected[key].shape]
-    if not (missing or unexpected or reshaped):
-        state_dict.update({key: torch.tensor(0) for key in counters})
-        return
-    for name in ARCHS:
-        other = _empty_state_dict(type(model), name, model.in_channels, norm_cfg=model.norm_cfg, deploy=fused)
-        if {key: value.shape for key, value in other.items()} == {k: v.shape for k, v in state_dict.items()}:
+    if missing or unexpected or reshaped:
+        name = find_arch(state_dict)
+        if name is not None and name != model.arch:
             raise CheckpointError(f"These are MobileOne {name!r} weights, but the config says arch={model.arch!r}. Set "
                                   f"arch={name!r}, or load weights of {model.arch!r}.")
-    details = [f'missing: {_some(missing)}' if missing else '', f'unexpected: {_some(unexpected)}' if unexpected else '',
-               f'wrong shape: {_some(reshaped)}' if reshaped else '']
-    raise CheckpointError(f'The checkpoint does not fit MobileOne(arch={model.arch!r}, in_channels={model.in_channels}); '
-                          f'{"; ".join(filter(None, details))}. It is incomplete, damaged, or of another network.')
+        details = [f'missing: {some(missing)}' if missing else '',
+                   f'unexpected: {some(unexpected)}' if unexpected else '',
+                   f'wrong shape: {some(reshaped)}' if reshaped else '']
+        raise CheckpointError(
+            f'The checkpoint does not fit MobileOne(arch={model.arch!r}, in_channels={model.in_channels}); '
+            f'{"; ".join(filter(None, details))}. It is incomplete, damaged, or of another network.')
+    check_finite(state_dict)
+    state_dict.update({key: torch.tensor(0) for key in counters})
 
 
-def _empty_state_dict(backbone: type, *args, **kwargs) -> dict[str, Tensor]:
+def check_finite(state_dict: dict[str, Tensor]) -> None:
+    """Check that there is no NaN and no infinity in a state dict, and no negative variance.
+
+    Raises:
+        CheckpointError: Naming the first tensors with one.
+    """
+    broken = [key for key, value in state_dict.items() if value.is_floating_point() and not value.is_meta
+              and not (value.isfinite().all() and (not key.endswith('running_var') or (value >= 0).all()))]
+    if broken:
+        raise CheckpointError(f'The checkpoint has NaN, infinite or impossible values in {some(broken)}. It is damaged, or '
+                              'of a training that diverged; take an earlier one.')
+
+
+def _empty_state_dict(*args, **kwargs) -> dict[str, Tensor]:
     """Keys and shapes of a backbone, without memory for it."""
+    from .mobileone import MobileOne  # which imports this module
+
     with torch.device('meta'):
-        return backbone(*args, **kwargs).state_dict()
+        return MobileOne(*args, **kwargs).state_dict()
 
 
-def _some(items, limit: int = 3) -> str:
+def some(items, limit: int = 3) -> str:
+    """The first few of many names, for a message."""
     items = sorted(items)
     return ', '.join(items[:limit]) + (f' and {len(items) - limit} more' if len(items) > limit else '')

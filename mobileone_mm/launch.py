@@ -15,6 +15,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .checkpoint import get_state_dict, read_checkpoint
+from .convert import holds_deploy_weights, set_deploy
 from .data import ROOT_VARIABLES, check_data
 
 
@@ -92,6 +94,8 @@ def prepare_test(args: Namespace) -> Config:
     cfg = load_config(args)
     _check_file(args.checkpoint)
     cfg.load_from = args.checkpoint
+    if '://' not in args.checkpoint and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
+        set_deploy(cfg.model)
     is_segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
         _draw(cfg, args, is_segmentation)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .arch import check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock, reparameterize_model
 from .checkpoint import adapt_state_dict, load_pretrained
+from .expand import expand_state_dict
 from .fused import FusedKernels, HoldsFusedKernels
 
 
@@ -52,7 +53,9 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         deploy: Build the deploy form; it loads train-layout checkpoints too, and fuses them.
         init_cfg: mmengine's initialization config. None: PyTorch's own initialization, as in Apple's code.
             (mmengine's Kaiming takes a depthwise kernel's fan-out to be of all channels, and makes it tiny.)
-            ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` takes Apple's and our own weights.
+            ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` takes Apple's, timm's, mmpretrain's and our own weights
+            (:func:`mobileone_mm.checkpoint.load_pretrained`), and with ``expand=True`` fused ones for the train form
+            (:func:`mobileone_mm.expand_state_dict`).
         contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet does.
             Where a stride of 2 was turned into dilation 2, pretrained weights then see the very grid that they
             were trained on.
@@ -179,7 +182,10 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
         elif not self.is_init:
-            self.load_state_dict(load_pretrained(**self.init_cfg))
+            init_cfg = dict(self.init_cfg)
+            expand = init_cfg.pop('expand', False)
+            state_dict = load_pretrained(**init_cfg)
+            self.load_state_dict(expand_state_dict(state_dict, self) if expand else state_dict)
             if hasattr(self, '_params_init_info'):
                 update_init_info(self, f'Pretrained: load from {self.init_cfg["checkpoint"]}')
             self._is_init = True

@@ -225,14 +225,14 @@ def test_shapes_end_to_end(shapes_root, tmp_path):
     assert np.array(Image.open(masks[0])).shape == (96, 96) and np.array(Image.open(masks[0])).max() < 6
 
 
-@pytest.mark.parametrize('arch, data', [
-    ('s0', 'voc12aug'), *[pytest.param(*case, marks=pytest.mark.slow) for case in (
-        ('s4', 'voc12aug'), ('s0', 'ade20k'), ('s4', 'ade20k'))],
-])
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', ['s0', 's4'])
+@pytest.mark.parametrize('data', ['voc12aug', 'ade20k'])
 def test_real_pictures_end_to_end(arch, data, tmp_path):
     """Train, validate, resume, test; test repeats validation."""
     voc = data == 'voc12aug'
-    root = dict(VOC_ROOT=real_data('VOCdevkit') / 'VOC2012') if voc else dict(ADE_ROOT=real_data('ade') / 'ADEChallengeData2016')
+    root = dict(VOC_ROOT=real_data('VOCdevkit') / 'VOC2012') if voc else \
+        dict(ADE_ROOT=real_data('ade') / 'ADEChallengeData2016')
     config, work = f'configs/segmentation/deeplabv3_mobileone_{arch}_{data}.py', tmp_path / 'work'
     few = {'val_dataloader.dataset.indices': 4, 'test_dataloader.dataset.indices': 4}
     few |= {f'train_dataloader.dataset.datasets.{i}.indices': 2 for i in (0, 1)} if voc else \

@@ -6,7 +6,9 @@ default_hooks = dict(
     # The backend writes a file beside its place and moves it there: an interrupted run leaves no half checkpoint.
     checkpoint=dict(
         type='CheckpointHook', interval=1, max_keep_ckpts=3, rule='greater', backend_args=dict(backend='atomic_local')),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    # A checkpoint of the whole model fits, or it is an error; ignore=['bbox_head.cls_convs'] leaves out what begins so.
+    checkpoint_fit=dict(type='CheckpointFitHook', ignore=[]))
 
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -1,5 +1,6 @@
 # The embedded default: the same S2 segmentor on drawn shapes (tools/make_shapes.py), at 128x128 and from scratch.
-# A few minutes on two cores. Only data and schedule differ from the VOC config.
+# A few minutes on two cores. Only data, schedule and the head differ from the VOC config: the head would take three
+# quarters of the time, and its rates reach beyond a map of 8x8.
 _base_ = ['./_base_/deeplabv3_mobileone_s2.py', './_base_/crop512.py', './_base_/schedule_50e.py']
 
 metainfo = dict(
@@ -9,7 +10,7 @@ data_root = '{{$SHAPES_ROOT:data/shapes}}/'
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(init_cfg=dict(_delete_=True, type='NearIdentity')),
-    decode_head=dict(num_classes=len(metainfo['classes'])))
+    decode_head=dict(num_classes=len(metainfo['classes']), channels=128, dilations=(1, 2, 4, 6)))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -46,7 +47,7 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_epochs = 4
+max_epochs = 6
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3), paramwise_cfg=dict(_delete_=True), clip_grad=dict(max_norm=10))

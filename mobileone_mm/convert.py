@@ -1,0 +1,145 @@
+"""Checkpoints rewritten: foreign backbones to our layout, trained models to their deploy form."""
+import hashlib
+import os
+from pathlib import Path
+
+import mmcv
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+from .arch import ARCHS, resolve_arch
+from .block import MobileOneBlock, reparameterize_model
+from .checkpoint import (
+    CheckpointError,
+    check_finite,
+    check_fit,
+    find_arch,
+    get_state_dict,
+    is_fused,
+    read_checkpoint,
+    translate_state_dict,
+)
+from .files import atomic_file
+from .mobileone import MobileOne
+
+
+def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = None, trust: bool = False) -> dict:
+    """Write the MobileOne in a checkpoint of Apple, timm, mmpretrain, or inside a whole model, in our layout.
+
+    Args:
+        source: Checkpoint to read.
+        out: Checkpoint to write, complete or not at all.
+        arch: What it is expected to be; default: found by keys and shapes.
+        trust: As for ``read_checkpoint``.
+
+    Returns:
+        ``arch``, ``form`` (``train`` or ``deploy``), and ``left_out``, the keys that are not the backbone's.
+
+    Raises:
+        FileNotFoundError: There is no ``source``.
+        CheckpointError: It cannot be read, is no MobileOne, or not of this arch.
+        ValueError: ``out`` is ``source``.
+    """
+    _check_out(source, out)
+    translated, left_out = translate_state_dict(get_state_dict(read_checkpoint(str(source), 'cpu', trust)))
+    fused = is_fused(translated)
+    if arch is not None:
+        resolve_arch(arch)
+        with torch.device('meta'):
+            model = MobileOne(arch, deploy=fused)
+        check_fit(translated, model)
+    else:
+        arch = find_arch(translated)
+        if arch is None:
+            raise CheckpointError(f'{str(source)!r} is a MobileOne, but fits none of {", ".join(ARCHS)}. Name the one it '
+                                  'should be (--arch) to see what differs.')
+        check_finite(translated)
+    form = 'deploy' if fused else 'train'
+    _save(dict(state_dict=translated, meta=_meta(source, arch=arch, form=form)), out)
+    return dict(arch=arch, form=form, left_out=left_out)
+
+
+def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, trust: bool = False) -> dict:
+    """Write the deploy form of a trained detector or segmentor: fused backbone and heads, nothing else.
+
+    Of a run with EMAHook it is the averaged model, the one that was validated (see ``get_state_dict``).
+
+    Args:
+        config: Config that it was trained with.
+        source: Its checkpoint.
+        out: Checkpoint to write, complete or not at all.
+        trust: As for ``read_checkpoint``.
+
+    Returns:
+        ``parameters``, a pair of numbers: of the train form and of the deploy form.
+
+    Raises:
+        FileNotFoundError: There is no ``config`` or ``source``.
+        CheckpointError: It cannot be read, is deployed already, or does not fit the config.
+        ValueError: ``out`` is ``source``, or the config has no MobileOne.
+    """
+    _check_out(source, out)
+    if not os.path.isfile(config):
+        raise FileNotFoundError(f'Config {str(config)!r} does not exist.')
+    cfg = Config.fromfile(config)
+    checkpoint = read_checkpoint(str(source), 'cpu', trust)
+    state_dict = {key.removeprefix('module.'): value for key, value in get_state_dict(checkpoint).items()}
+    if holds_deploy_weights(state_dict):
+        raise CheckpointError(f'{str(source)!r} is in the deploy form already.')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = MODELS.build(cfg.model)
+    if not any(isinstance(module, MobileOneBlock) for module in model.modules()):
+        raise ValueError(f'The model of {str(config)!r} has no MobileOne, so there is nothing to reparameterize.')
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:  # torch's own strict check, of the neck and the head
+        raise CheckpointError(f'{str(source)!r} does not fit {str(config)!r}: {error}') from error
+    check_finite(state_dict)
+    trained = sum(parameter.numel() for parameter in model.parameters())
+    reparameterize_model(model, inplace=True)
+    arch = next((module.arch for module in model.modules() if isinstance(module, MobileOne)), None)
+    kept = {key: value for key, value in checkpoint.get('meta', {}).items() if key in ('dataset_meta', 'epoch', 'iter')}
+    _save(dict(state_dict=model.state_dict(), meta=kept | _meta(source, arch=arch, form='deploy', cfg=cfg.pretty_text)), out)
+    return dict(parameters=(trained, sum(parameter.numel() for parameter in model.parameters())))
+
+
+def holds_deploy_weights(state_dict: dict[str, Tensor]) -> bool:
+    """Whether a state dict, of a backbone or of a whole model, has a MobileOne in the deploy form."""
+    try:
+        return is_fused(translate_state_dict(state_dict)[0])
+    except CheckpointError:
+        return False
+
+
+def set_deploy(model: dict) -> None:
+    """Let every MobileOne in a model's config be built in the deploy form, in place."""
+    for value in list(model.values()):
+        for child in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(child, dict):
+                set_deploy(child)
+    if model.get('type') in ('MobileOne', MobileOne):
+        model['deploy'] = True
+
+
+def _check_out(source: str | Path, out: str | Path) -> None:
+    if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
+        raise ValueError(f'OUT is SRC, {str(source)!r}. Name another file, so that the source stays.')
+
+
+def _meta(source: str | Path, **more) -> dict:
+    from . import __version__
+
+    with open(source, 'rb') as file:
+        sha256 = hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else \
+            hashlib.sha256(file.read()).hexdigest()  # Python 3.10
+    versions = dict(mobileone_mm=__version__, torch=torch.__version__, mmengine=mmengine.__version__,
+                    mmcv=mmcv.__version__)
+    return dict(source=os.path.basename(source), source_sha256=sha256, versions=versions, **more)
+
+
+def _save(checkpoint: dict, out: str | Path) -> None:
+    with atomic_file(out) as file:
+        torch.save(checkpoint, file)

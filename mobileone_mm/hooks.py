@@ -1,0 +1,127 @@
+"""Hooks for mmengine's Runner: a strict fit, calibrated norms, validation without side effects."""
+import random
+import re
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from .checkpoint import CheckpointError, check_finite, some
+from .expand import calibrate_norms
+from .mobileone import MobileOne
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+@HOOKS.register_module()
+class CheckpointFitHook(Hook):
+    """Refuses a checkpoint of a whole model (``load_from``, ``--resume``, test) that does not fit it.
+
+    mmengine leaves out what does not fit, and only logs it. A :class:`MobileOne` inside checks its own part.
+
+    Args:
+        ignore: Beginnings of the keys that may be left out, such as ``bbox_head.cls_convs``, when a detector of
+            80 classes is to start one of three. They are logged, and keep their initial values.
+
+    Raises:
+        CheckpointError: Keys are missing, unexpected or of another shape, or not finite; the message lists them.
+    """
+
+    priority = 'VERY_HIGH'  # before EMAHook copies the weights
+
+    def __init__(self, ignore: Sequence[str] = ()):
+        self.ignore = (ignore, ) if isinstance(ignore, str) else tuple(ignore)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Check the weights that were read, and take out what is to be ignored."""
+        model = _unwrapped(runner.model)
+        state_dict = checkpoint.get('state_dict', checkpoint)
+        left_out = [key for key in state_dict if self.ignore and re.sub(r'^module\.', '', key).startswith(self.ignore)]
+        for key in left_out:
+            del state_dict[key]
+        if left_out:
+            runner.logger.warning(f'Left out of the checkpoint, as asked for by ignore={self.ignore}: {sorted(left_out)}')
+
+        backbones = tuple(f'{name}.' for name, module in model.named_modules() if isinstance(module, MobileOne))
+        got = {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}
+        expected = {key: value for key, value in model.state_dict().items() if not key.startswith(self.ignore)} \
+            if self.ignore else model.state_dict()
+        absent = [name for name in backbones if not any(key.startswith(name) for key in got)]
+        missing = [*absent, *(key for key in expected if not key.startswith(backbones) and key not in got)]
+        unexpected = [key for key in got if not key.startswith(backbones) and key not in expected]
+        reshaped = [f'{key} {tuple(got[key].shape)} instead of {tuple(value.shape)}' for key, value in expected.items()
+                    if not key.startswith(backbones) and key in got and got[key].shape != value.shape]
+        if missing or unexpected or reshaped:
+            details = [f'{what}: {some(keys, 6)}' for what, keys in (
+                ('missing', missing), ('unexpected', unexpected), ('of another shape', reshaped)) if keys]
+            raise CheckpointError(
+                f'The checkpoint does not fit this {type(model).__name__}; {"; ".join(details)}. Load one of the same '
+                'config (weights of a backbone alone go to model.backbone.init_cfg), or, to load the rest and leave these '
+                'at their initial values, name their beginnings: --cfg-options '
+                f'default_hooks.checkpoint_fit.ignore="[{_beginnings(missing, unexpected, reshaped)}]"')
+        check_finite({key: value for key, value in got.items() if not key.startswith(backbones)})
+
+
+def _beginnings(*groups: list[str]) -> str:
+    """Of keys such as bbox_head.cls_convs.0.1.weight, the first two names each."""
+    return ','.join(sorted({'.'.join(key.split(' ')[0].split('.')[:2]) for keys in groups for key in keys}))
+
+
+@HOOKS.register_module()
+class CalibrateNormsHook(Hook):
+    """Before training, gives the backbone's norms the statistics of some training batches.
+
+    For weights that were expanded from fused ones (``init_cfg=dict(type='Pretrained', expand=True, ...)``): see
+    :func:`mobileone_mm.calibrate_norms`. A run that resumes does without.
+
+    Args:
+        num_batches: Number of training batches, on each device.
+    """
+
+    def __init__(self, num_batches: int = 16):
+        if num_batches < 1:
+            raise ValueError(f'num_batches must be at least 1, got {num_batches}.')
+        self.num_batches = num_batches
+
+    def before_train(self, runner) -> None:
+        """Calibrate every MobileOne in the model."""
+        if runner.iter > 0:
+            return
+        model = _unwrapped(runner.model)
+        backbones = [module for module in model.modules() if isinstance(module, MobileOne) and not module.deploy]
+        for backbone in backbones:
+            runner.logger.info(f'Calibrating the norms of MobileOne on {self.num_batches} batches')
+            batches = islice(runner.train_dataloader, self.num_batches)
+            calibrate_norms(backbone, (model.data_preprocessor(data, True)['inputs'] for data in batches))
+
+
+@HOOKS.register_module()
+class PreserveRandomStateHook(Hook):
+    """Gives validation random numbers of its own.
+
+    A validation ``DataLoader`` draws its workers' seed from torch's global generator, so that training after a
+    validation would see other shuffles and augmentations than training without it.
+    """
+
+    def before_val(self, runner) -> None:
+        """Remember the state of Python's, NumPy's and torch's generators."""
+        self._states = (random.getstate(), np.random.get_state(), torch.get_rng_state(),
+                        torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+
+    def after_val(self, runner) -> None:
+        """Put it back."""
+        python, numpy, cpu, cuda = self._states
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)

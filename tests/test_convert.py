@@ -1,0 +1,224 @@
+"""tools/convert_checkpoint.py, tools/reparameterize.py, and loading a whole detector's weights."""
+import builtins
+import errno
+import hashlib
+
+import pytest
+import torch
+from conftest import ROOT, logged, python, randomize, real_data
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from test_tools import SHAPES, metrics, options
+
+from mobileone_mm import MobileOne
+from mobileone_mm.checkpoint import CheckpointError, read_checkpoint
+from mobileone_mm.convert import convert_checkpoint, deploy_checkpoint
+
+SEGMENTOR = 'configs/segmentation/deeplabv3_mobileone_s2_shapes.py'
+SMALL = ['model.backbone.arch=s0', 'model.decode_head.in_channels=1024', 'model.decode_head.channels=16']
+
+
+@pytest.fixture(scope='module')
+def trained(shapes_root, tmp_path_factory):
+    """A detector after one epoch, S0."""
+    work = tmp_path_factory.mktemp('trained')
+    python('tools/train.py', SHAPES, '--work-dir', work, *options('s0', 1), SHAPES_ROOT=shapes_root)
+    return work
+
+
+def config_of(work):
+    """The config as that run dumped it."""
+    return next(work.glob('*.py'))
+
+
+def test_detector_to_deploy_form(trained, shapes_root, tmp_path):
+    """tools/test.py runs on it with nothing edited, with the metrics of validation."""
+    source, out = trained / 'epoch_1.pth', tmp_path / 'deploy.pth'
+    before = source.read_bytes()
+    result = python('tools/reparameterize.py', config_of(trained), source, out)
+    assert 'parameters in the train form' in result.stdout and source.read_bytes() == before
+    deployed = read_checkpoint(str(out))
+    assert set(deployed) == {'state_dict', 'meta'} and out.stat().st_size < len(before) / 3
+    assert not any('conv_branches' in key for key in deployed['state_dict'])
+    meta = deployed['meta']
+    assert meta['source_sha256'] == hashlib.sha256(before).hexdigest() and meta['arch'] == 's0'
+    assert 'SingleStageDetector' in meta['cfg'] and meta['dataset_meta']['classes'][0] == 'circle'
+    assert meta['versions'].keys() == {'mobileone_mm', 'torch', 'mmengine', 'mmcv'}
+    python('tools/test.py', config_of(trained), out, '--work-dir', tmp_path / 'test', SHAPES_ROOT=shapes_root)
+    expected, got = metrics(trained), metrics(tmp_path / 'test')
+    assert got.keys() == expected.keys() and all(abs(got[key] - expected[key]) <= 1e-4 for key in expected)
+    again = python('tools/reparameterize.py', config_of(trained), out, tmp_path / 'again.pth', check=False)
+    assert again.returncode == 1 and 'in the deploy form already' in again.stderr
+    assert not (tmp_path / 'again.pth').exists()
+
+
+def test_segmentor_with_ema_to_deploy_form(shapes_root, tmp_path):
+    from test_segmentation import options as seg_options
+    work, out, root = tmp_path / 'work', tmp_path / 'deploy.pth', dict(SHAPES_ROOT=shapes_root)
+    python('tools/train.py', SEGMENTOR, '--work-dir', work, *seg_options(), *SMALL, **root)
+    python('tools/reparameterize.py', config_of(work), work / 'epoch_1.pth', out)
+    checkpoint = read_checkpoint(str(work / 'epoch_1.pth'))
+    key = 'decode_head.conv_seg.weight'
+    averaged, raw = checkpoint['state_dict'][key], checkpoint['ema_state_dict'][f'module.{key}']
+    assert not torch.equal(averaged, raw) and torch.equal(read_checkpoint(str(out))['state_dict'][key], averaged)
+    python('tools/test.py', config_of(work), out, '--work-dir', tmp_path / 'test', **root)
+    expected, got = logged(work, 'mIoU'), logged(tmp_path / 'test', 'mIoU')
+    assert all(abs(got[name] - expected[name]) <= 0.01 for name in expected)  # percent, of 1e-4
+
+
+def build(num_classes):
+    register_all_modules()
+    cfg = Config.fromfile(ROOT / SHAPES)
+    cfg.model.backbone.init_cfg = None
+    cfg.model.bbox_head.num_classes = num_classes
+    return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('how', ['', 'ignore'])
+def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
+    """An error that lists what does not fit, unless the user says what to leave out."""
+    extra = ['default_hooks.checkpoint_fit.ignore=[bbox_head.cls_convs]'] if how else []
+    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options('s0', 1), 'model.bbox_head.num_classes=3',
+                    'custom_hooks=[]', f'load_from={trained / "epoch_1.pth"}', *extra, check=False,
+                    SHAPES_ROOT=shapes_root)
+    output = result.stdout + result.stderr
+    if how:
+        # Three classes on data with five go wrong later; the weights had been loaded by then.
+        assert 'Left out of the checkpoint, as asked for' in output and 'bbox_head.cls_convs.5.1.weight' in output
+        assert 'does not fit' not in output
+    else:
+        assert result.returncode == 1 and 'Traceback' not in result.stderr and not list(tmp_path.glob('*.pth'))
+        for part in ('The checkpoint does not fit this SingleStageDetector; of another shape: bbox_head.cls_convs.0.1',
+                     'instead of (24,)', 'default_hooks.checkpoint_fit.ignore="[bbox_head.cls_convs]"'):
+            assert part in result.stderr
+
+
+def test_weights_of_a_backbone_are_no_detector(trained, shapes_root, tmp_path):
+    torch.save(MobileOne('s0').state_dict(), tmp_path / 'backbone.pth')
+    result = python('tools/test.py', config_of(trained), tmp_path / 'backbone.pth', check=False, SHAPES_ROOT=shapes_root)
+    assert result.returncode == 1 and 'missing: backbone., bbox_head.' in result.stderr
+    assert 'weights of a backbone alone go to model.backbone.init_cfg' in result.stderr
+
+
+def test_training_starts_from_apples_fused_weights(shapes_root, tmp_path):
+    file = real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'
+    init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=str(file), expand=True)
+    config = tmp_path / 'config.py'
+    config.write_text(f"_base_ = '{ROOT / SHAPES}'\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n"
+                      "custom_hooks = [dict(type='CalibrateNormsHook', num_batches=2)]\n")
+    settings = [option for option in options('s0', 1) if 'init_cfg' not in option]
+    result = python('tools/train.py', config, '--work-dir', tmp_path / 'work', *settings, SHAPES_ROOT=shapes_root)
+    assert 'Calibrating the norms of MobileOne on 2 batches' in result.stdout + result.stderr
+    weights = read_checkpoint(str(tmp_path / 'work' / 'epoch_1.pth'))['state_dict']
+    fused = read_checkpoint(str(file))
+    for stage in ('stage1.0', 'stage4.1'):
+        kernel = weights[f'backbone.{stage}.conv_branches.0.conv.weight']
+        original = fused[f'{stage}.reparam_conv.weight']
+        assert torch.nn.functional.cosine_similarity(kernel.flatten(), original.flatten(), dim=0) > 0.9
+
+
+# --- files
+
+def apple(state_dict):
+    names = [('conv_branches.', 'rbr_conv.'), ('scale_branch.', 'rbr_scale.'), ('skip_branch.', 'rbr_skip.')]
+    for ours, theirs in names:
+        state_dict = {key.replace(ours, theirs): value for key, value in state_dict.items()}
+    return state_dict | {'linear.weight': torch.zeros(10, 1024), 'linear.bias': torch.zeros(10)}
+
+
+@pytest.fixture(scope='module')
+def foreign(tmp_path_factory):
+    file = tmp_path_factory.mktemp('foreign') / 'apple.pth'
+    torch.manual_seed(0)
+    torch.save(apple(randomize(MobileOne('s0')).state_dict()), file)
+    return file
+
+
+def test_convert(foreign, tmp_path):
+    out = tmp_path / 'new' / 'ours.pth'
+    result = python('tools/convert_checkpoint.py', foreign, out)
+    assert "MobileOne 's0', train form" in result.stdout and 'linear.weight' in result.stdout
+    ours = read_checkpoint(str(out))
+    assert ours['meta']['arch'] == 's0' and ours['state_dict'].keys() == MobileOne('s0').state_dict().keys()
+    MobileOne('s0').load_state_dict(ours['state_dict'])
+    assert apple(ours['state_dict']).keys() == torch.load(foreign).keys()
+
+
+CONVERT_ERRORS = [
+    (lambda f, t: (f, t / 'out.pth', 's1'), "These are MobileOne 's0' weights, but the config says arch='s1'"),
+    (lambda f, t: (f, f, None), 'OUT is SRC'),
+    (lambda f, t: (t / 'nothing.pth', t / 'out.pth', None), "nothing.pth' does not exist"),
+    (lambda f, t: (f, t / 'out.pth', 's9'), "Unknown arch 's9'"),
+]
+
+
+@pytest.mark.parametrize('arguments, message', CONVERT_ERRORS, ids=lambda v: v[:20] if isinstance(v, str) else None)
+def test_convert_errors(arguments, message, foreign, tmp_path):
+    source, out, arch = arguments(foreign, tmp_path)
+    before = foreign.read_bytes()
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        convert_checkpoint(source, out, arch)
+    assert not (tmp_path / 'out.pth').exists() and foreign.read_bytes() == before
+
+
+def test_convert_what_fits_no_arch(foreign, tmp_path):
+    state_dict = torch.load(foreign)
+    del state_dict['stage1.0.rbr_conv.0.conv.weight']
+    torch.save(state_dict, tmp_path / 'part.pth')
+    with pytest.raises(CheckpointError, match='fits none of s0, s1.* --arch'):
+        convert_checkpoint(tmp_path / 'part.pth', tmp_path / 'out.pth')
+    with pytest.raises(CheckpointError, match='missing: stage1.0.conv_branches.0.conv.weight'):
+        convert_checkpoint(tmp_path / 'part.pth', tmp_path / 'out.pth', 's0')
+    result = python('tools/convert_checkpoint.py', tmp_path / 'part.pth', tmp_path / 'out.pth', check=False)
+    assert result.returncode == 1 and result.stderr.startswith('Error: ') and 'Traceback' not in result.stderr
+
+
+def test_trust_is_said_explicitly(foreign, tmp_path):
+    import argparse
+    torch.save(dict(state_dict=torch.load(foreign), args=argparse.Namespace(lr=1)), tmp_path / 'more.pth')
+    with pytest.raises(CheckpointError, match=r'argparse.Namespace.*was refused.*convert_checkpoint.py --trust'):
+        convert_checkpoint(tmp_path / 'more.pth', tmp_path / 'out.pth')
+    python('tools/convert_checkpoint.py', tmp_path / 'more.pth', tmp_path / 'out.pth', '--trust')
+    MobileOne('s0').load_state_dict(read_checkpoint(str(tmp_path / 'out.pth'))['state_dict'])
+
+
+def test_a_full_disk_leaves_what_was_there(foreign, tmp_path, monkeypatch):
+    out = tmp_path / 'out.pth'
+    out.write_bytes(b'precious')
+    really_open = builtins.open
+
+    class Full:
+
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            if self.file.tell() > 100_000:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+            return self.file.write(data)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self.file.close()
+
+    monkeypatch.setattr(builtins, 'open', lambda path, mode='r', *args, **kwargs: Full(
+        really_open(path, mode, *args, **kwargs)) if 'w' in mode else really_open(path, mode, *args, **kwargs))
+    with pytest.raises((OSError, RuntimeError)):
+        convert_checkpoint(foreign, out)
+    monkeypatch.undo()
+    assert out.read_bytes() == b'precious' and [path.name for path in tmp_path.iterdir()] == ['out.pth']
+
+
+def test_nothing_to_reparameterize(tmp_path, foreign):
+    with pytest.raises(FileNotFoundError, match="Config 'nothing.py' does not exist"):
+        deploy_checkpoint('nothing.py', foreign, tmp_path / 'out.pth')
+    (tmp_path / 'config.py').write_text(
+        "custom_imports = dict(imports=['mobileone_mm'])\nmodel = dict(type='ImgDataPreprocessor')\n")
+    with pytest.raises(ValueError, match='has no MobileOne, so there is nothing to reparameterize'):
+        deploy_checkpoint(tmp_path / 'config.py', foreign, tmp_path / 'out.pth')
