@@ -135,7 +135,7 @@ def _meta(source: str | Path, **more) -> dict:
     with open(source, 'rb') as file:
         sha256 = hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else \
             hashlib.sha256(file.read()).hexdigest()  # Python 3.10
-    versions = dict(mobileone_mm=__version__, torch=torch.__version__, mmengine=mmengine.__version__,
+    versions = dict(mobileone_mm=__version__, torch=str(torch.__version__), mmengine=mmengine.__version__,
                     mmcv=mmcv.__version__)
     return dict(source=os.path.basename(source), source_sha256=sha256, versions=versions, **more)
 

@@ -1,4 +1,5 @@
 """tools/convert_checkpoint.py, tools/reparameterize.py, and loading a whole detector's weights."""
+import argparse
 import builtins
 import errno
 import hashlib
@@ -6,16 +7,14 @@ import hashlib
 import pytest
 import torch
 from conftest import ROOT, logged, python, randomize, real_data
-from mmdet.registry import MODELS
-from mmdet.utils import register_all_modules
-from mmengine.config import Config
+from test_segmentation import SHAPES as SEGMENTOR
+from test_segmentation import options as options_seg
 from test_tools import SHAPES, metrics, options
 
 from mobileone_mm import MobileOne
 from mobileone_mm.checkpoint import CheckpointError, read_checkpoint
 from mobileone_mm.convert import convert_checkpoint, deploy_checkpoint
 
-SEGMENTOR = 'configs/segmentation/deeplabv3_mobileone_s2_shapes.py'
 SMALL = ['model.backbone.arch=s0', 'model.decode_head.in_channels=1024', 'model.decode_head.channels=16']
 
 
@@ -53,10 +52,10 @@ def test_detector_to_deploy_form(trained, shapes_root, tmp_path):
     assert not (tmp_path / 'again.pth').exists()
 
 
+@pytest.mark.slow
 def test_segmentor_with_ema_to_deploy_form(shapes_root, tmp_path):
-    from test_segmentation import options as seg_options
     work, out, root = tmp_path / 'work', tmp_path / 'deploy.pth', dict(SHAPES_ROOT=shapes_root)
-    python('tools/train.py', SEGMENTOR, '--work-dir', work, *seg_options(), *SMALL, **root)
+    python('tools/train.py', SEGMENTOR, '--work-dir', work, *options_seg(), *SMALL, **root)
     python('tools/reparameterize.py', config_of(work), work / 'epoch_1.pth', out)
     checkpoint = read_checkpoint(str(work / 'epoch_1.pth'))
     key = 'decode_head.conv_seg.weight'
@@ -65,14 +64,6 @@ def test_segmentor_with_ema_to_deploy_form(shapes_root, tmp_path):
     python('tools/test.py', config_of(work), out, '--work-dir', tmp_path / 'test', **root)
     expected, got = logged(work, 'mIoU'), logged(tmp_path / 'test', 'mIoU')
     assert all(abs(got[name] - expected[name]) <= 0.01 for name in expected)  # percent, of 1e-4
-
-
-def build(num_classes):
-    register_all_modules()
-    cfg = Config.fromfile(ROOT / SHAPES)
-    cfg.model.backbone.init_cfg = None
-    cfg.model.bbox_head.num_classes = num_classes
-    return MODELS.build(cfg.model)
 
 
 @pytest.mark.parametrize('how', ['', 'ignore'])
@@ -166,7 +157,7 @@ def test_convert_what_fits_no_arch(foreign, tmp_path):
     state_dict = torch.load(foreign)
     del state_dict['stage1.0.rbr_conv.0.conv.weight']
     torch.save(state_dict, tmp_path / 'part.pth')
-    with pytest.raises(CheckpointError, match='fits none of s0, s1.* --arch'):
+    with pytest.raises(CheckpointError, match='fits none of s0, s1.*--arch'):
         convert_checkpoint(tmp_path / 'part.pth', tmp_path / 'out.pth')
     with pytest.raises(CheckpointError, match='missing: stage1.0.conv_branches.0.conv.weight'):
         convert_checkpoint(tmp_path / 'part.pth', tmp_path / 'out.pth', 's0')
@@ -175,7 +166,6 @@ def test_convert_what_fits_no_arch(foreign, tmp_path):
 
 
 def test_trust_is_said_explicitly(foreign, tmp_path):
-    import argparse
     torch.save(dict(state_dict=torch.load(foreign), args=argparse.Namespace(lr=1)), tmp_path / 'more.pth')
     with pytest.raises(CheckpointError, match=r'argparse.Namespace.*was refused.*convert_checkpoint.py --trust'):
         convert_checkpoint(tmp_path / 'more.pth', tmp_path / 'out.pth')

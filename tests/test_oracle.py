@@ -21,7 +21,7 @@ def timms(arch):
         warnings.simplefilter('ignore')  # an old torchvision without its operators
         timm = pytest.importorskip('timm', exc_type=ImportError)
     torch.manual_seed(0)
-    return randomize(timm.create_model(f'mobileone_{arch}', num_classes=10)).eval()
+    return randomize(timm.create_model(f'mobileone_{arch}', num_classes=10)).double().eval()
 
 
 def timms_features(model, x):
@@ -42,26 +42,27 @@ def mmpretrains(arch):
 
     torch.manual_seed(0)
     model = torch.nn.Module()
-    model.backbone = randomize(Theirs(arch, **OUT)).eval()
+    model.backbone = randomize(Theirs(arch, **OUT))
+    model.backbone.eval()  # returns None
     model.head = LinearClsHead(10, model.backbone.stage4[-1].out_channels)
-    return model
+    return model.double()
 
 
 def check(features, state_dict, arch, tmp_path):
     """The translated weights give the features at every stage, by each way in; the table is one to one."""
     torch.save(dict(state_dict=state_dict, meta={}), tmp_path / 'theirs.pth')
     torch.manual_seed(1)
-    x = torch.randn(1, 3, 64, 64)
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = features(x)
     fused = any('reparam' in key for key in state_dict)
     model = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'theirs.pth')), **OUT)
-    model.init_weights()
+    model.double().init_weights()
     summary = convert_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
     assert (summary['arch'], summary['form']) == (arch, 'deploy' if fused else 'train')
     assert len(summary['left_out']) == 2  # the classifier
     again = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth')), **OUT)
-    again.init_weights()
+    again.double().init_weights()
     assert len(again.state_dict()) == len(state_dict) - 2
     for candidate in (model, again, reparameterize_model(again)):
         with torch.no_grad():
