@@ -94,8 +94,6 @@ def prepare_test(args: Namespace) -> Config:
     cfg = load_config(args)
     _check_file(args.checkpoint)
     cfg.load_from = args.checkpoint
-    if '://' not in args.checkpoint and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
-        set_deploy(cfg.model)
     is_segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
         _draw(cfg, args, is_segmentation)
@@ -110,6 +108,8 @@ def prepare_test(args: Namespace) -> Config:
             evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
             cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=args.out)]
     check_data(cfg, ('test', ))
+    if '://' not in args.checkpoint and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
+        set_deploy(cfg.model)
     return cfg
 
 
