@@ -54,7 +54,7 @@ class Soak:
         tensor = self.random.choice([*self.model.parameters()])
         self.random.choice([
             lambda: tensor.data.mul_(1.1), lambda: tensor.data.add_(0.01), lambda: tensor.data.neg_(),
-            lambda: tensor.data.copy_(tensor.data.flip(0)), lambda: tensor.data.view(-1)[:1].mul_(1.5),
+            lambda: tensor.data.copy_(tensor.data.flip(0)), lambda: tensor.data[:1].mul_(1.5),
             lambda: setattr(tensor, 'data', tensor.data.clone())])()
 
     def buffer_write(self):
@@ -118,7 +118,7 @@ ACTIONS = ['train', 'eval', 'eval', 'a_part_to_eval', 'step', 'load', 'save', 'd
            'bfloat16', 'float', 'double', 'double', 'deepcopy', 'pickle', 'to', *['forward'] * 12]
 
 
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', [0, *[pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3)]])
 def test_soak(seed):
     soak = Soak(seed)
     done, live = [], []
@@ -135,6 +135,6 @@ def test_soak(seed):
             soak.new_optimizer()
             soak.save()
             gc.collect()
-            live.append(sum(torch.is_tensor(thing) for thing in gc.get_objects()))
+            live.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
     assert soak.compared > 300
     assert live[-1] <= 1.05 * live[2]  # as many tensors as before: nothing is kept of models, kernels or copies
