@@ -4,18 +4,22 @@ mmengine loads with ``strict=False`` and only logs what did not fit, which is ho
 scratch without knowing it. Here a checkpoint fits, or it is an error.
 """
 import functools
+import hashlib
+import logging
 import os
 import pickle
 import re
 import zipfile
 from http.client import HTTPException
 from typing import TYPE_CHECKING
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from torch import Tensor
 
 from .arch import ARCHS
@@ -99,7 +103,10 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
         raise FileNotFoundError(f'Checkpoint {filename!r} does not exist. Check the path.')
     allow_mmengine_globals()  # again: a load by mmengine itself takes its own from torch's list when it ends
     try:
-        if zipfile.is_zipfile(filename) and not trust:
+        if not zipfile.is_zipfile(filename):
+            print_log(f'{filename} is in the format before torch 1.6, which has no checksums: damage may go unseen. '
+                      'Saved again with torch.save, it would have them.', logger='current', level=logging.WARNING)
+        elif not trust:
             with zipfile.ZipFile(filename) as archive:  # torch itself skips the checksums
                 if damaged := archive.testzip():
                     raise RuntimeError(f'wrong checksum of {damaged}')
@@ -111,7 +118,8 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
             raise CheckpointError(
                 f'{filename!r} holds more than tensors ({refused[1] or refused[2]}), which could run code when loaded, and '
                 'was refused. Only if you trust where it comes from: set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the '
-                'environment, or convert it once with tools/convert_checkpoint.py --trust.') from error
+                'environment, or rewrite it once with --trust: tools/convert_checkpoint.py for a backbone, '
+                'tools/reparameterize.py for a whole model.') from error
         raise CheckpointError(f'{filename!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
@@ -123,20 +131,36 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
 
 
 def use_safe_loading() -> None:
-    """Make mmengine read checkpoints, local ones and by URL, through :func:`read_checkpoint`.
+    """Make mmengine read checkpoints, from wherever, through :func:`read_checkpoint` or at least as safely.
 
-    Its own loaders fall back to unpickling anything (onedl's, for local files), or do so at once (by URL).
+    Its own loaders fall back to unpickling anything (onedl's).
     """
     CheckpointLoader.register_scheme(prefixes='', loader=_load_local, force=True)
     CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], loader=_load_url, force=True)
+    # What the other schemes (open-mmlab://, s3://, ...) call on the onedl line; upstream calls torch.load, which is safe.
+    if hasattr(mmengine_checkpoint, '_safe_torch_load'):
+        mmengine_checkpoint._safe_torch_load = _load_file_or_buffer
 
 
 def _load_local(filename: str, map_location=None) -> dict:
-    return read_checkpoint(filename, map_location)
+    checkpoint = read_checkpoint(filename, map_location)
+    # mmengine takes what is under state_dict, or else everything.
+    weights = get_state_dict(checkpoint)
+    if weights is not checkpoint:
+        checkpoint['state_dict'] = weights
+    return checkpoint
 
 
 def _load_url(filename: str, map_location=None) -> dict:
-    return read_checkpoint(_download(filename), map_location)
+    return _load_local(_download(filename), map_location)
+
+
+def _load_file_or_buffer(file, map_location=None, weights_only=None) -> dict:
+    if isinstance(file, (str, os.PathLike)):
+        return _load_local(os.fspath(file), map_location)
+    allow_mmengine_globals()
+    file.seek(0)
+    return torch.load(file, map_location=map_location)
 
 
 def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained',
@@ -178,7 +202,9 @@ def _download(url: str) -> str:
 
     What arrives is kept only if it can be read: a download that broke off leaves nothing.
     """
-    path = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
+    # Two sites may call their files alike.
+    name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{os.path.basename(urlparse(url).path)}'
+    path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
     error = None
     if get_local_rank() == 0 and not os.path.isfile(path):
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -207,7 +233,10 @@ def get_state_dict(checkpoint: dict) -> dict[str, Tensor]:
     """
     for key in ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'ema_state_dict'):
         if isinstance(checkpoint.get(key), dict):
-            return checkpoint[key]
+            return {name: value for name, value in checkpoint[key].items() if key != 'ema_state_dict' or name != 'steps'}
+        if key == 'state_dict' and key in checkpoint:
+            raise CheckpointError(f"The checkpoint's 'state_dict' is a {type(checkpoint[key]).__name__}, expected a dict of "
+                                  'tensors. It is damaged.')
     return checkpoint
 
 
@@ -220,23 +249,43 @@ def translate_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tenso
     Raises:
         CheckpointError: There is no MobileOne in it, or two tensors get the same key.
     """
-    stems = [match.group(1) for match in map(_STEM.match, state_dict) if match]
-    if not stems:
-        raise CheckpointError(f'This is no MobileOne checkpoint: got keys such as {some(state_dict)}; known are the '
-                              'layouts of Apple, timm, mmpretrain and mobileone_mm.')
-    prefix = min(stems, key=len)
+    prefixes = find_prefixes(state_dict)
+    if not prefixes:
+        got = f'got keys such as {some(state_dict)}' if state_dict else 'it is empty'
+        raise CheckpointError(f'This is no MobileOne checkpoint: {got}; known are the layouts of Apple, timm, mmpretrain '
+                              'and mobileone_mm.')
+    if len(prefixes) > 1:
+        raise CheckpointError(f'Got several MobileOne backbones, below {some(prefixes)}. Choose one: '
+                              f"init_cfg=dict(type='Pretrained', prefix={min(prefixes)!r}, ...).")
+    prefix, = prefixes
     translated, left_out = {}, []
     for original, value in state_dict.items():
         key = original[len(prefix):]
         if not original.startswith(prefix) or key.startswith(_CLASSIFIERS):
             left_out.append(original)
             continue
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_complex():
+            kind = f'{value.layout} {value.dtype} tensor' if isinstance(value, Tensor) else type(value).__name__
+            raise CheckpointError(f'{original} is a {kind}, expected a plain tensor. The checkpoint is damaged, or no '
+                                  'training checkpoint.')
         for pattern, replacement in _TRANSLATIONS:
             key = pattern.sub(replacement, key)
         if key in translated:
             raise CheckpointError(f'Two tensors of this checkpoint are {key}; one is {original}. It mixes layouts.')
         translated[key] = value
     return translated, left_out
+
+
+def find_prefixes(state_dict: dict[str, Tensor]) -> set[str]:
+    """Where in a state dict of any known layout there is a MobileOne: what stands before its keys.
+
+    Raises:
+        CheckpointError: A key is no string.
+    """
+    strange = [key for key in state_dict if not isinstance(key, str)]
+    if strange:
+        raise CheckpointError(f'The checkpoint has keys that are no strings, such as {strange[0]!r}. It is damaged.')
+    return {match.group(1) for match in map(_STEM.match, state_dict) if match}
 
 
 def is_fused(state_dict: dict[str, Tensor]) -> bool:
@@ -247,10 +296,15 @@ def is_fused(state_dict: dict[str, Tensor]) -> bool:
 def find_arch(state_dict: dict[str, Tensor]) -> str | None:
     """The name in ``ARCHS`` whose keys and shapes a state dict with our keys has, train or deploy form; or None."""
     shapes = {key: value.shape for key, value in state_dict.items() if not key.endswith('num_batches_tracked')}
+    in_channels = find_in_channels(state_dict)
+    return next((name for name in ARCHS if _arch_shapes(name, in_channels, is_fused(state_dict)) == shapes), None)
+
+
+def find_in_channels(state_dict: dict[str, Tensor]) -> int:
+    """Input channels of the stem in a state dict with our keys; 3 if there is none."""
     stem = next((value for key, value in state_dict.items() if re.match(r'stage0\.(?:conv_b|reparam).*conv.weight', key)),
                 None)
-    in_channels = 3 if stem is None or stem.dim() != 4 else stem.shape[1]
-    return next((name for name in ARCHS if _arch_shapes(name, in_channels, is_fused(state_dict)) == shapes), None)
+    return 3 if stem is None or stem.dim() != 4 else stem.shape[1]
 
 
 @functools.cache
@@ -282,11 +336,20 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[
         raise CheckpointError(
             "Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored "
             "from them. To train, load the unfused checkpoint that they were made from (Apple's end in "
-            '_unfused.pth.tar), or put the kernels into fresh branches (--cfg-options '
-            'model.backbone.init_cfg.expand=True); to test, build it with deploy=True (--cfg-options '
-            'model.backbone.deploy=True).')
+            "_unfused.pth.tar), or put the kernels into fresh branches (in the config of the backbone, "
+            "init_cfg=dict(_delete_=True, type='Pretrained', checkpoint=THIS_FILE, expand=True)); to test, build it with "
+            'deploy=True (--cfg-options model.backbone.deploy=True).')
     check_fit(translated, model)
     return translated
+
+
+def missing_backbone(state_dict: dict[str, Tensor], prefix: str) -> str:
+    """The message for weights of a whole model that have nothing for the MobileOne below ``prefix``."""
+    if '' in find_prefixes(state_dict):
+        return (f'Got weights of a backbone alone, expected those of a whole model with keys below {prefix!r}. They go to '
+                "the backbone's init_cfg: --cfg-options model.backbone.init_cfg.checkpoint=PATH.")
+    got = f'but keys such as {some(state_dict)}' if state_dict else 'perhaps those of a backbone alone (for its init_cfg)'
+    return f'Got no weights of a MobileOne below {prefix!r}, {got}. The checkpoint is of another model.'
 
 
 def check_fit(state_dict: dict[str, Tensor], model: 'MobileOne') -> None:
@@ -301,9 +364,6 @@ def check_fit(state_dict: dict[str, Tensor], model: 'MobileOne') -> None:
     fused = is_fused(state_dict)
     if model.deploy != fused:
         expected = _empty_state_dict(model.arch, model.in_channels, norm_cfg=model.norm_cfg, deploy=fused)
-    strange = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise CheckpointError(f'The checkpoint holds other things than tensors: {some(strange)}. It is damaged.')
     # Step counters are absent from old checkpoints; 0 is what they start from.
     counters = {key for key in expected.keys() - state_dict.keys() if key.endswith('num_batches_tracked')}
     missing = expected.keys() - state_dict.keys() - counters
@@ -321,6 +381,12 @@ def check_fit(state_dict: dict[str, Tensor], model: 'MobileOne') -> None:
         raise CheckpointError(
             f'The checkpoint does not fit MobileOne(arch={model.arch!r}, in_channels={model.in_channels}); '
             f'{"; ".join(filter(None, details))}. It is incomplete, damaged, or of another network.')
+    retyped = [f'{key} {state_dict[key].dtype}' for key, value in expected.items()
+               if key in state_dict and state_dict[key].is_floating_point() != value.is_floating_point()]
+    if retyped:
+        raise CheckpointError(f'Tensors of the wrong kind: {some(retyped)}. The checkpoint is damaged.')
+    if any(value.is_meta for value in state_dict.values()) and not next(model.parameters()).is_meta:
+        raise CheckpointError('The checkpoint holds tensors without values (on the meta device).')
     check_finite(state_dict)
     state_dict.update({key: torch.tensor(0) for key in counters})
 

@@ -1,10 +1,9 @@
 """Checkpoints rewritten: foreign backbones to our layout, trained models to their deploy form."""
 import hashlib
 import os
+import sys
 from pathlib import Path
 
-import mmcv
-import mmengine
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -17,6 +16,8 @@ from .checkpoint import (
     check_finite,
     check_fit,
     find_arch,
+    find_in_channels,
+    find_prefixes,
     get_state_dict,
     is_fused,
     read_checkpoint,
@@ -49,7 +50,7 @@ def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = N
     if arch is not None:
         resolve_arch(arch)
         with torch.device('meta'):
-            model = MobileOne(arch, deploy=fused)
+            model = MobileOne(arch, find_in_channels(translated), deploy=fused)
         check_fit(translated, model)
     else:
         arch = find_arch(translated)
@@ -79,24 +80,31 @@ def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, t
     Raises:
         FileNotFoundError: There is no ``config`` or ``source``.
         CheckpointError: It cannot be read, is deployed already, or does not fit the config.
-        ValueError: ``out`` is ``source``, or the config has no MobileOne.
+        OSError: ``out`` cannot be written.
+        ValueError: ``out`` is ``source``, or the config has no model, or no MobileOne.
     """
     _check_out(source, out)
     if not os.path.isfile(config):
         raise FileNotFoundError(f'Config {str(config)!r} does not exist.')
     cfg = Config.fromfile(config)
+    if 'model' not in cfg:
+        raise ValueError(f'{str(config)!r} has no model.')
     checkpoint = read_checkpoint(str(source), 'cpu', trust)
     state_dict = {key.removeprefix('module.'): value for key, value in get_state_dict(checkpoint).items()}
-    if holds_deploy_weights(state_dict):
-        raise CheckpointError(f'{str(source)!r} is in the deploy form already.')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)
     if not any(isinstance(module, MobileOneBlock) for module in model.modules()):
         raise ValueError(f'The model of {str(config)!r} has no MobileOne, so there is nothing to reparameterize.')
+    if find_prefixes(state_dict) == {''}:
+        raise CheckpointError(f'{str(source)!r} holds a backbone alone, expected a trained model of {str(config)!r}.')
+    if holds_deploy_weights(state_dict):
+        raise CheckpointError(f'{str(source)!r} is in the deploy form already.')
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:  # torch's own strict check, of the neck and the head
-        raise CheckpointError(f'{str(source)!r} does not fit {str(config)!r}: {error}') from error
+        lines = str(error).splitlines()
+        raise CheckpointError(f'{str(source)!r} does not fit {str(config)!r}: ' + ' '.join(
+            line.strip()[:300] for line in lines[1:4])) from error
     check_finite(state_dict)
     trained = sum(parameter.numel() for parameter in model.parameters())
     reparameterize_model(model, inplace=True)
@@ -135,11 +143,22 @@ def _meta(source: str | Path, **more) -> dict:
     with open(source, 'rb') as file:
         sha256 = hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else \
             hashlib.sha256(file.read()).hexdigest()  # Python 3.10
-    versions = dict(mobileone_mm=__version__, torch=str(torch.__version__), mmengine=mmengine.__version__,
-                    mmcv=mmcv.__version__)
-    return dict(source=os.path.basename(source), source_sha256=sha256, versions=versions, **more)
+    versions = dict(mobileone_mm=__version__, torch=str(torch.__version__))
+    versions |= {name: sys.modules[name].__version__ for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg')
+                 if name in sys.modules}
+    return _plain(dict(source=os.path.basename(source), source_sha256=sha256, versions=versions, **more))
+
+
+def _plain(value):
+    """Without mmengine's own containers, which safe loading would refuse."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else value
 
 
 def _save(checkpoint: dict, out: str | Path) -> None:
-    with atomic_file(out) as file:
-        torch.save(checkpoint, file)
+    try:
+        with atomic_file(out) as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(f'Could not write {str(out)!r}, nothing was left of it: {str(error).splitlines()[0]}') from error

@@ -45,7 +45,7 @@ def _paths(dataset: dict) -> Iterator[str]:
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of a config's data sets exist.
+    """Check that the files and folders of a config's data sets exist, and that no folder is empty.
 
     Args:
         cfg: A whole config.
@@ -63,11 +63,11 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             if evaluator.get('ann_file'):
                 wanted.append(evaluator['ann_file'])
-    missing = [path for path in dict.fromkeys(wanted) if not osp.exists(path)]
+    missing = [path for path in dict.fromkeys(wanted) if not osp.exists(path) or _is_empty_folder(path)]
     if not missing:
         return
     lines = [f'The data of {osp.basename(cfg.filename or "this config")} is not there. Looked for']
-    lines += [f'  {osp.abspath(path)}' for path in missing]
+    lines += [f'  {osp.abspath(path)}{" (empty)" if osp.exists(path) else ""}' for path in missing]
     roots = [name for name in _HOW_TO if f'${name}:' in _config_sources(cfg.filename)]
     for name in roots:
         value = os.environ.get(name)
@@ -78,6 +78,13 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         lines.append(f'Or try the embedded default, which needs no download: python tools/make_shapes.py data/shapes '
                      f'&& python tools/train.py {embedded}')
     raise MissingDataError('\n'.join(lines))
+
+
+def _is_empty_folder(path: str) -> bool:
+    if not osp.isdir(path):
+        return False
+    with os.scandir(path) as entries:
+        return next(entries, None) is None
 
 
 def _config_sources(filename: str | None) -> str:

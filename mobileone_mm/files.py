@@ -16,6 +16,8 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     a file that was there before stays until its successor is complete. Its folder is created.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f'{str(path)!r} is a folder; name a file.')
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f'.{path.name}.part')
     try:

@@ -6,12 +6,12 @@ from itertools import islice
 
 import numpy as np
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from .checkpoint import CheckpointError, check_finite, some
+from .checkpoint import CheckpointError, check_finite, get_state_dict, missing_backbone, some
 from .expand import calibrate_norms
 from .mobileone import MobileOne
 
@@ -26,7 +26,8 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 class CheckpointFitHook(Hook):
     """Refuses a checkpoint of a whole model (``load_from``, ``--resume``, test) that does not fit it.
 
-    mmengine leaves out what does not fit, and only logs it. A :class:`MobileOne` inside checks its own part.
+    mmengine leaves out what does not fit, and only logs it. A :class:`MobileOne` inside checks its own part; models
+    without one are let be. On ``--resume``, the weights that EMAHook keeps apart are checked as well.
 
     Args:
         ignore: Beginnings of the keys that may be left out, such as ``bbox_head.cls_convs``, when a detector of
@@ -42,38 +43,54 @@ class CheckpointFitHook(Hook):
         self.ignore = (ignore, ) if isinstance(ignore, str) else tuple(ignore)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Check the weights that were read, and take out what is to be ignored."""
+        """Check the weights that were read; what is to be ignored gets the model's own values."""
         model = _unwrapped(runner.model)
-        state_dict = checkpoint.get('state_dict', checkpoint)
-        left_out = [key for key in state_dict if self.ignore and re.sub(r'^module\.', '', key).startswith(self.ignore)]
-        for key in left_out:
-            del state_dict[key]
-        if left_out:
-            runner.logger.warning(f'Left out of the checkpoint, as asked for by ignore={self.ignore}: {sorted(left_out)}')
+        if not any(isinstance(module, MobileOne) for module in model.modules()):
+            return
+        # Under the key, and with the keys, that the hooks and mmengine's own loading will look for.
+        checkpoint['state_dict'] = self._fitting(_without_module(get_state_dict(checkpoint)), model, runner.logger)
+        averaged = checkpoint.get('ema_state_dict')  # EMAHook's: what training goes on with
+        if runner._resume and averaged is not None and any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            check_finite(averaged)
+            _check_keys(_without_module({key: value for key, value in averaged.items() if key != 'steps'}),
+                        model.state_dict(), type(model).__name__)
 
+    def _fitting(self, state_dict: dict, model: nn.Module, logger) -> dict:
+        own = model.state_dict()
+        if self.ignore:
+            left_out = sorted(key for key in {*state_dict, *own} if key.startswith(self.ignore))
+            logger.warning(f'Left out of the checkpoint, as asked for by ignore={self.ignore}: {left_out}')
+            state_dict = {key: value for key, value in state_dict.items() if not key.startswith(self.ignore)}
+            state_dict |= {key: own[key] for key in left_out if key in own}
         backbones = tuple(f'{name}.' for name, module in model.named_modules() if isinstance(module, MobileOne))
-        got = {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}
-        expected = {key: value for key, value in model.state_dict().items() if not key.startswith(self.ignore)} \
-            if self.ignore else model.state_dict()
-        absent = [name for name in backbones if not any(key.startswith(name) for key in got)]
-        missing = [*absent, *(key for key in expected if not key.startswith(backbones) and key not in got)]
-        unexpected = [key for key in got if not key.startswith(backbones) and key not in expected]
-        reshaped = [f'{key} {tuple(got[key].shape)} instead of {tuple(value.shape)}' for key, value in expected.items()
-                    if not key.startswith(backbones) and key in got and got[key].shape != value.shape]
-        if missing or unexpected or reshaped:
-            details = [f'{what}: {some(keys, 6)}' for what, keys in (
-                ('missing', missing), ('unexpected', unexpected), ('of another shape', reshaped)) if keys]
-            raise CheckpointError(
-                f'The checkpoint does not fit this {type(model).__name__}; {"; ".join(details)}. Load one of the same '
-                'config (weights of a backbone alone go to model.backbone.init_cfg), or, to load the rest and leave these '
-                'at their initial values, name their beginnings: --cfg-options '
-                f'default_hooks.checkpoint_fit.ignore="[{_beginnings(missing, unexpected, reshaped)}]"')
-        check_finite({key: value for key, value in got.items() if not key.startswith(backbones)})
+        for prefix in backbones:
+            if not any(key.startswith(prefix) for key in state_dict):
+                raise CheckpointError(missing_backbone(state_dict, prefix))
+        got, expected = ({key: value for key, value in weights.items() if not key.startswith(backbones)}
+                         for weights in (state_dict, own))
+        _check_keys(got, expected, type(model).__name__)
+        check_finite(got)
+        return state_dict
 
 
-def _beginnings(*groups: list[str]) -> str:
-    """Of keys such as bbox_head.cls_convs.0.1.weight, the first two names each."""
-    return ','.join(sorted({'.'.join(key.split(' ')[0].split('.')[:2]) for keys in groups for key in keys}))
+def _without_module(state_dict: dict) -> dict:
+    """Without what DistributedDataParallel and EMAHook put before the keys."""
+    return {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}
+
+
+def _check_keys(got: dict, expected: dict, name: str) -> None:
+    missing, unexpected = expected.keys() - got.keys(), got.keys() - expected.keys()
+    reshaped = [f'{key} {tuple(got[key].shape)} instead of {tuple(value.shape)}' for key, value in expected.items()
+                if key in got and got[key].shape != value.shape]
+    if missing or unexpected or reshaped:
+        details = [f'{what}: {some(keys, 6)}' for what, keys in (
+            ('missing', missing), ('unexpected', unexpected), ('of another shape', reshaped)) if keys]
+        # Of keys such as bbox_head.cls_convs.0.1.weight, the first two names each.
+        beginnings = {'.'.join(key.split(' ')[0].split('.')[:2]) for key in (*missing, *unexpected, *reshaped)}
+        raise CheckpointError(
+            f'The checkpoint does not fit this {name}; {"; ".join(details)}. Load one of the same config, or, to load the '
+            'rest and leave these at their initial values, name their beginnings: --cfg-options '
+            f'default_hooks.checkpoint_fit.ignore="[{",".join(sorted(beginnings))}]"')
 
 
 @HOOKS.register_module()

@@ -12,12 +12,17 @@ from typing import NoReturn
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
+from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .checkpoint import get_state_dict, read_checkpoint
 from .convert import holds_deploy_weights, set_deploy
 from .data import ROOT_VARIABLES, check_data
+
+
+class DataTooSmallError(ValueError):
+    """A data set has fewer pictures than a batch."""
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -127,7 +132,25 @@ def build_runner(cfg: Config) -> Runner:
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
         cfg.sync_bn = None  # SyncBN has no implementation for the CPU
+    # Also for configs with other hooks than ours.
+    hooks = [*(cfg.get('custom_hooks') or []), *filter(None, (cfg.get('default_hooks') or {}).values())]
+    if not any(isinstance(hook, dict) and hook.get('type') == 'CheckpointFitHook' for hook in hooks):
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CheckpointFitHook')]
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def train(cfg: Config) -> None:
+    """Build the Runner of a config and train.
+
+    Raises:
+        DataTooSmallError: The data set gives no batch.
+    """
+    runner = build_runner(cfg)
+    loader = runner.train_dataloader
+    if hasattr(loader.dataset, '__len__') and len(loader) == 0:
+        raise DataTooSmallError(f'{len(loader.dataset)} pictures give no batch of {loader.batch_size} (drop_last=True) on '
+                         f'{get_world_size()} device(s). Set train_dataloader.batch_size lower, or add pictures.')
+    runner.train()
 
 
 def latest_checkpoint(work_dir: str) -> str | None:

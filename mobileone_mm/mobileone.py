@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arch import check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock, reparameterize_model
-from .checkpoint import adapt_state_dict, load_pretrained
+from .checkpoint import CheckpointError, adapt_state_dict, load_pretrained, missing_backbone
 from .expand import expand_state_dict
 from .fused import FusedKernels, HoldsFusedKernels
 
@@ -179,6 +179,8 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         Raises:
             CheckpointError: The checkpoint cannot be had, cannot be read, or does not fit.
         """
+        if isinstance(self.init_cfg, list) and len(self.init_cfg) == 1:
+            self.init_cfg = self.init_cfg[0]
         if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
             super().init_weights()
         elif not self.is_init:
@@ -191,9 +193,12 @@ class MobileOne(HoldsFusedKernels, BaseModule):
             self._is_init = True
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        ours = {key[len(prefix):]: state_dict.pop(key) for key in list(state_dict) if key.startswith(prefix)}
+        names = [key for key in state_dict if not prefix or (isinstance(key, str) and key.startswith(prefix))]
+        ours = {key[len(prefix):] if prefix else key: state_dict.pop(key) for key in names}
         if ours or not prefix:
             ours = adapt_state_dict(ours, self)
+        else:
+            raise CheckpointError(missing_backbone(state_dict, prefix))
         state_dict.update({prefix + key: value for key, value in ours.items()})
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -7,13 +7,18 @@ import hashlib
 import pytest
 import torch
 from conftest import ROOT, logged, python, randomize, real_data
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.model import BaseModel
+from mmengine.runner import load_checkpoint
 from test_segmentation import SHAPES as SEGMENTOR
 from test_segmentation import options as options_seg
 from test_tools import SHAPES, metrics, options
 
-from mobileone_mm import MobileOne
+from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.checkpoint import CheckpointError, read_checkpoint
 from mobileone_mm.convert import convert_checkpoint, deploy_checkpoint
+from mobileone_mm.launch import build_runner
 
 SMALL = ['model.backbone.arch=s0', 'model.decode_head.in_channels=1024', 'model.decode_head.channels=16']
 
@@ -43,7 +48,7 @@ def test_detector_to_deploy_form(trained, shapes_root, tmp_path):
     meta = deployed['meta']
     assert meta['source_sha256'] == hashlib.sha256(before).hexdigest() and meta['arch'] == 's0'
     assert 'SingleStageDetector' in meta['cfg'] and meta['dataset_meta']['classes'][0] == 'circle'
-    assert meta['versions'].keys() == {'mobileone_mm', 'torch', 'mmengine', 'mmcv'}
+    assert meta['versions'].keys() == {'mobileone_mm', 'torch', 'mmengine', 'mmcv', 'mmdet'}
     python('tools/test.py', config_of(trained), out, '--work-dir', tmp_path / 'test', SHAPES_ROOT=shapes_root)
     expected, got = metrics(trained), metrics(tmp_path / 'test')
     assert got.keys() == expected.keys() and all(abs(got[key] - expected[key]) <= 1e-4 for key in expected)
@@ -88,10 +93,114 @@ def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
 def test_weights_of_a_backbone_are_no_detector(trained, shapes_root, tmp_path):
     torch.save(MobileOne('s0').state_dict(), tmp_path / 'backbone.pth')
     result = python('tools/test.py', config_of(trained), tmp_path / 'backbone.pth', check=False, SHAPES_ROOT=shapes_root)
-    assert result.returncode == 1 and 'missing: backbone., bbox_head.' in result.stderr
-    assert 'weights of a backbone alone go to model.backbone.init_cfg' in result.stderr
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert "Got weights of a backbone alone, expected those of a whole model with keys below 'backbone.'" in result.stderr
+    result = python('tools/reparameterize.py', config_of(trained), tmp_path / 'backbone.pth', tmp_path / 'out.pth',
+                    check=False)
+    assert result.returncode == 1 and 'holds a backbone alone' in result.stderr
 
 
+class Hooked(BaseModel):
+    """The least of a model of which the backbone is a part."""
+
+    def __init__(self, arch='s0'):
+        super().__init__()
+        torch.manual_seed(len(arch))
+        self.backbone = randomize(MobileOne(SMALL_ARCH), len(arch))
+        self.head = torch.nn.Linear(4, 2)
+
+    def forward(self, inputs=None, **kwargs):
+        return dict(loss=self.head.weight.sum())
+
+
+SMALL_ARCH = ARCHS['s0'] | dict(num_blocks=(1, 1, 1, 1))
+
+
+def run(tmp_path, checkpoint, resume=False, **cfg):
+    """Load a checkpoint as train.py does, with EMAHook; the runner."""
+    torch.save(checkpoint, tmp_path / 'checkpoint.pth')
+    config = Config(dict(
+        model=dict(type=Hooked), work_dir=str(tmp_path), load_from=str(tmp_path / 'checkpoint.pth'), resume=resume,
+        train_dataloader=dict(batch_size=1, num_workers=0, dataset=[dict(inputs=torch.zeros(1))] * 2,
+                              sampler=dict(type='DefaultSampler')),
+        train_cfg=dict(by_epoch=True, max_epochs=1), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.)),
+        custom_hooks=[dict(type='EMAHook'), *cfg.pop('custom_hooks', [])], experiment_name=tmp_path.name) | cfg)
+    runner = build_runner(config)
+    runner.train()
+    return runner
+
+
+def checkpoints():
+    """Of one set of weights, what a Runner may be given, and what is wrong with it."""
+    weights = Hooked('other').state_dict()
+    prefixed = {f'module.{key}': value for key, value in weights.items()}
+    wrong_head = weights | {'head.weight': torch.zeros(3, 4)}
+    return weights, {
+        'as saved': (dict(state_dict=weights), None),
+        'of DistributedDataParallel': (dict(state_dict=prefixed), None),
+        'bare': (weights, None),
+        'under another key': (dict(model=weights), None),
+        'a backbone alone': (MobileOne(SMALL_ARCH).state_dict(), 'a backbone alone'),
+        'another head': (dict(state_dict=wrong_head), 'of another shape: head.weight'),
+        'no head': (dict(state_dict={k: v for k, v in weights.items() if 'head' not in k}), 'missing: head.bias'),
+        'NaN': (dict(state_dict=weights | {'head.bias': torch.tensor([0, float('nan')])}), 'NaN, infinite'),
+        'another model': (dict(state_dict={'layer1.weight': torch.zeros(1)}), 'no weights of a MobileOne'),
+    }
+
+
+@pytest.mark.parametrize('name', checkpoints()[1])
+def test_a_whole_model_fits_or_is_refused(name, tmp_path):
+    """With EMAHook, whose copy is what a test would see, and with no hook of ours in the config."""
+    weights, cases = checkpoints()
+    content, message = cases[name]
+    if message:
+        with pytest.raises(CheckpointError, match=message):
+            run(tmp_path, content)
+        return
+    runner = run(tmp_path, content)
+    ema = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module
+    for model in (runner.model, ema):
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items() if 'batches' not in key)
+
+
+@pytest.mark.parametrize('damage, message', [
+    (lambda s: [s.pop(key) for key in list(s) if 'head' in key], 'missing: head'),
+    (lambda s: s.update({'module.head.weight': torch.zeros(3, 4)}), 'of another shape: head.weight'),
+    (lambda s: s['module.head.bias'].fill_(float('nan')), 'NaN'),
+    (lambda s: None, None),
+], ids=['missing', 'reshaped', 'NaN', 'whole'])
+def test_resume_checks_what_training_goes_on_with(damage, message, tmp_path):
+    """EMAHook keeps that apart, under ema_state_dict."""
+    runner = run(tmp_path, Hooked().state_dict(), train_cfg=dict(by_epoch=True, max_epochs=1))
+    saved = read_checkpoint(str(tmp_path / 'epoch_1.pth'))
+    damage(saved['ema_state_dict'])
+    again = dict(resume=True, train_cfg=dict(by_epoch=True, max_epochs=2), experiment_name=f'{runner.experiment_name}2')
+    if message is None:
+        run(tmp_path, saved, **again)
+    else:
+        with pytest.raises(CheckpointError, match=message):
+            run(tmp_path, saved, **again)
+
+
+def test_a_backbone_may_be_ignored_too(tmp_path):
+    """It keeps its initial values."""
+    weights = Hooked('other').state_dict()
+    runner = run(tmp_path, {key: value for key, value in weights.items() if 'head' in key},
+                 custom_hooks=[dict(type='CheckpointFitHook', ignore=['backbone.'])])
+    got, own = runner.model.state_dict(), Hooked().state_dict()
+    assert torch.equal(got['head.weight'], weights['head.weight'])
+    assert torch.equal(got['backbone.stage0.scale_branch.conv.weight'], own['backbone.stage0.scale_branch.conv.weight'])
+
+
+@pytest.mark.parametrize('content', [MobileOne(SMALL_ARCH).state_dict(), MobileOne('s1').state_dict(),
+                                     dict(state_dict={'layer1.weight': torch.zeros(1)})], ids=['bare', 's1', 'other'])
+def test_mmengines_loader_does_not_pass_a_backbone_over(content, tmp_path):
+    torch.save(content, tmp_path / 'weights.pth')
+    with pytest.raises(CheckpointError, match='backbone alone|no weights of a MobileOne'):
+        load_checkpoint(Hooked(), str(tmp_path / 'weights.pth'))
+
+
+@pytest.mark.slow
 def test_training_starts_from_apples_fused_weights(shapes_root, tmp_path):
     file = real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'
     init_cfg = dict(_delete_=True, type='Pretrained', checkpoint=str(file), expand=True)
@@ -153,6 +262,14 @@ def test_convert_errors(arguments, message, foreign, tmp_path):
     assert not (tmp_path / 'out.pth').exists() and foreign.read_bytes() == before
 
 
+def test_other_channels_and_folders(foreign, tmp_path):
+    torch.save(MobileOne('s0', in_channels=4).state_dict(), tmp_path / 'four.pth')
+    for arch in (None, 's0'):
+        assert convert_checkpoint(tmp_path / 'four.pth', tmp_path / 'out.pth', arch)['arch'] == 's0'
+    with pytest.raises(IsADirectoryError, match='is a folder; name a file'):
+        convert_checkpoint(foreign, tmp_path)
+
+
 def test_convert_what_fits_no_arch(foreign, tmp_path):
     state_dict = torch.load(foreign)
     del state_dict['stage1.0.rbr_conv.0.conv.weight']
@@ -167,7 +284,7 @@ def test_convert_what_fits_no_arch(foreign, tmp_path):
 
 def test_trust_is_said_explicitly(foreign, tmp_path):
     torch.save(dict(state_dict=torch.load(foreign), args=argparse.Namespace(lr=1)), tmp_path / 'more.pth')
-    with pytest.raises(CheckpointError, match=r'argparse.Namespace.*was refused.*convert_checkpoint.py --trust'):
+    with pytest.raises(CheckpointError, match=r'argparse.Namespace.*was refused.*--trust'):
         convert_checkpoint(tmp_path / 'more.pth', tmp_path / 'out.pth')
     python('tools/convert_checkpoint.py', tmp_path / 'more.pth', tmp_path / 'out.pth', '--trust')
     MobileOne('s0').load_state_dict(read_checkpoint(str(tmp_path / 'out.pth'))['state_dict'])
@@ -199,7 +316,7 @@ def test_a_full_disk_leaves_what_was_there(foreign, tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, 'open', lambda path, mode='r', *args, **kwargs: Full(
         really_open(path, mode, *args, **kwargs)) if 'w' in mode else really_open(path, mode, *args, **kwargs))
-    with pytest.raises((OSError, RuntimeError)):
+    with pytest.raises(OSError):
         convert_checkpoint(foreign, out)
     monkeypatch.undo()
     assert out.read_bytes() == b'precious' and [path.name for path in tmp_path.iterdir()] == ['out.pth']

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, logged, python, randomize, real_data, reference, run_distributed
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
@@ -17,7 +17,6 @@ from mmseg.utils import register_all_modules
 from PIL import Image
 
 from mobileone_mm import ARCHS, MobileOne
-from mobileone_mm.launch import build_runner
 from mobileone_mm.mmcv_ops import has_compiled_ops
 
 CONFIGS = sorted((ROOT / 'configs' / 'segmentation').glob('*.py'))
@@ -234,28 +233,32 @@ def test_real_pictures_end_to_end(arch, data, tmp_path):
     root = dict(VOC_ROOT=real_data('VOCdevkit') / 'VOC2012') if voc else \
         dict(ADE_ROOT=real_data('ade') / 'ADEChallengeData2016')
     config, work = f'configs/segmentation/deeplabv3_mobileone_{arch}_{data}.py', tmp_path / 'work'
-    few = {'val_dataloader.dataset.indices': 4, 'test_dataloader.dataset.indices': 4}
+    # Steps so large that each epoch's metrics are others.
+    few = {'val_dataloader.dataset.indices': 4, 'test_dataloader.dataset.indices': 4, 'param_scheduler': [],
+           'optim_wrapper.optimizer.lr': 0.02, 'custom_hooks.0.momentum': 0.5}
     few |= {f'train_dataloader.dataset.datasets.{i}.indices': 2 for i in (0, 1)} if voc else \
         {'train_dataloader.dataset.indices': 4}
     python('tools/train.py', config, '--work-dir', work, '--auto-scale-lr', *options(**few), **root)
-    python('tools/train.py', config, '--work-dir', work, '--resume', *options(**few | {'train_cfg.max_epochs': 2}), **root)
-    python('tools/test.py', config, work / 'epoch_2.pth', '--work-dir', tmp_path / 'test', *options(**few), **root)
+    first = logged(work, 'mIoU')
+    resumed = python('tools/train.py', config, '--work-dir', work, '--resume',
+                     *options(**few | {'train_cfg.max_epochs': 2}), **root)
+    assert 'resumed epoch: 1, iter: 2' in resumed.stdout + resumed.stderr
     expected = logged(work, 'mIoU')
-    assert logged(tmp_path / 'test', 'mIoU') == expected and set(expected) == {'aAcc', 'mIoU', 'mAcc'}
+    assert expected != first and set(expected) == {'aAcc', 'mIoU', 'mAcc'}
+    python('tools/test.py', config, work / 'epoch_2.pth', '--work-dir', tmp_path / 'test', *options(**few), **root)
+    assert logged(tmp_path / 'test', 'mIoU') == expected
     result = python('tools/test.py', config, work / 'epoch_2.pth', '--work-dir', tmp_path / 'tta', '--tta',
                     *options(**few | {'test_dataloader.dataset.indices': 1}), **root)
     assert 'mIoU' in result.stdout
 
 
-def test_sync_bn_only_where_it_works(shapes_root, tmp_path, monkeypatch):
-    """On one device plain batch norm; the key that makes it SyncBN on several is dropped where there is no GPU."""
-    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
-    cfg = Config.fromfile(ROOT / SHAPES)
-    cfg.merge_from_dict(dict(work_dir=str(tmp_path), launcher='none'))
-    runner = build_runner(cfg)
-    assert not any(isinstance(module, torch.nn.SyncBatchNorm) for module in runner.model.modules())
-    # What mmengine makes of them on several GPUs, and back on one.
-    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(randomize(segmentor(), 1)).double().eval()
+def test_sync_bn():
+    """What the config's key makes of all norms on several GPUs, and back on one: each folds to the same function."""
+    cfg = Config.fromfile(LEAVES[0])
+    model = randomize(segmentor(), 1)
+    plain = sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    model = convert_sync_batchnorm(model, cfg.sync_bn).double().eval()
+    assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules()) == plain > 200
     inputs = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = reference(model.backbone.stage0, inputs)
@@ -263,6 +266,22 @@ def test_sync_bn_only_where_it_works(shapes_root, tmp_path, monkeypatch):
             expected = reference(getattr(model.backbone, f'stage{i}'), expected)
         for form in (model, revert_sync_batchnorm(model)):
             torch.testing.assert_close(form.backbone(inputs)[0], expected, rtol=1e-10, atol=1e-10)
+
+
+def test_too_few_pictures_for_a_batch(shapes_root, tmp_path):
+    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options(**{'train_dataloader.dataset.indices': 1}),
+                    check=False, SHAPES_ROOT=shapes_root)
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert 'Error: 1 pictures give no batch of 2 (drop_last=True)' in result.stderr
+
+
+def test_an_empty_folder_is_missing_data(tmp_path):
+    for split in ('training', 'validation'):
+        for kind in ('images', 'annotations'):
+            (tmp_path / kind / split).mkdir(parents=True)
+    result = python('tools/train.py', 'configs/segmentation/deeplabv3_mobileone_s0_ade20k.py', check=False,
+                    ADE_ROOT=tmp_path)
+    assert result.returncode == 1 and f'{tmp_path}/images/training (empty)' in result.stderr
 
 
 @pytest.mark.slow

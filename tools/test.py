@@ -11,7 +11,8 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='detector: .pkl file for the predictions; segmentor: folder for PNG masks')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='draw predictions into this folder, below the work dir')
+    parser.add_argument('--show-dir', help='draw predictions into this folder: for a detector below the work dir, for a '
+                        'segmentor as it is (in vis_data/vis_image), as in mmdet and mmseg')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between pictures of --show')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)

@@ -2,7 +2,7 @@
 import argparse
 
 from mobileone_mm.checkpoint import CheckpointError
-from mobileone_mm.launch import add_common_arguments, build_runner, fail, prepare_train
+from mobileone_mm.launch import DataTooSmallError, add_common_arguments, fail, prepare_train, train
 
 
 def main() -> None:
@@ -20,8 +20,8 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         fail(error)
     try:
-        build_runner(cfg).train()
-    except CheckpointError as error:
+        train(cfg)
+    except (CheckpointError, DataTooSmallError) as error:
         fail(error)
 
 

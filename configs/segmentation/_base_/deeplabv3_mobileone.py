@@ -4,7 +4,8 @@
 # v0.1), whose augmentation and schedule agree with what is remembered of the paper's supplement: output stride 16,
 # ASPP of 256 channels with rates 6, 12, 18 and dropout 0.1, no auxiliary head. The head is mmseg's, which projects
 # with a 3x3 convolution where cvnets has a 1x1. The paper does not say how it dilated MobileOne; contract_dilation
-# shows the pretrained convolutions the grid that they were trained on.
+# shows the pretrained convolutions the grid that they were trained on. Apple does not state the input's mean and
+# std; ImageNet's give the published accuracy. MobileViT trained in mixed precision: add --amp on a GPU.
 #
 # Output stride 8 is this one line in a config:
 #   model = dict(backbone=dict(strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4)))
