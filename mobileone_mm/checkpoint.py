@@ -121,6 +121,8 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
                 'environment, or rewrite it once with --trust: tools/convert_checkpoint.py for a backbone, '
                 'tools/reparameterize.py for a whole model.') from error
         raise CheckpointError(f'{filename!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(
             f'{filename!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error

@@ -60,7 +60,8 @@ CONFIGS = sorted(path for folder in ('detection', 'segmentation') for path in (R
                  if 'shapes' not in path.name)
 
 
-@pytest.mark.parametrize('config', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('config', [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if 'deeplab' in path.stem else []) for path in CONFIGS])
 def test_the_tables_in_the_readme(config):
     """Parameters and MACs of the whole detector (millions) or segmentor (billions), train form and deploy form."""
     row = re.search(rf'\| \[{config.stem}\].*?\| ([\d.]+) → ([\d.]+) \| ([\d.]+) → ([\d.]+) \|',

@@ -82,6 +82,7 @@ def test_coco_end_to_end(arch, tmp_path):
     assert metrics(tmp_path / 'test') == metrics(work)
 
 
+@pytest.mark.slow
 def test_validation_does_not_change_training(shapes_root, tmp_path):
     for name, interval in (('validates', 1), ('does_not', 100)):
         python('tools/train.py', SHAPES, '--work-dir', tmp_path / name,
