@@ -99,6 +99,7 @@ def prepare_test(args: Namespace) -> Config:
     cfg = load_config(args)
     _check_file(args.checkpoint)
     cfg.load_from = args.checkpoint
+    cfg.resume = False  # the config that a resumed run dumped says True
     is_segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
         _draw(cfg, args, is_segmentation)
