@@ -6,7 +6,8 @@ from itertools import islice
 
 import numpy as np
 import torch
-from mmengine.hooks import EMAHook, Hook
+from mmengine.dist import all_reduce_params
+from mmengine.hooks import EMAHook, Hook, SyncBuffersHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
@@ -119,6 +120,23 @@ class CalibrateNormsHook(Hook):
             runner.logger.info(f'Calibrating the norms of MobileOne on {self.num_batches} batches')
             batches = islice(runner.train_dataloader, self.num_batches)
             calibrate_norms(backbone, (model.data_preprocessor(data, True)['inputs'] for data in batches))
+
+
+@HOOKS.register_module()
+class SyncAveragedBuffersHook(SyncBuffersHook):
+    """mmengine's SyncBuffersHook, also for the averaged model of EMAHook.
+
+    Without SyncBN each device counts statistics of its own, and EMAHook averages those over time, not over devices;
+    then what is validated on several devices is not what the first one saves.
+    """
+
+    def after_train_epoch(self, runner) -> None:
+        """Average the norms' statistics over devices."""
+        super().after_train_epoch(runner)
+        if self.distributed:
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    all_reduce_params(hook.ema_model.buffers(), op='mean')
 
 
 @HOOKS.register_module()

@@ -58,6 +58,8 @@ param_scheduler = [
         convert_to_iter_based=True),
 ]
 # An average over 50 iterations: 5e-4 would reach back beyond the first.
-custom_hooks = [dict(type='EMAHook', momentum=0.02, update_buffers=True), dict(type='PreserveRandomStateHook')]
+custom_hooks = [
+    dict(type='EMAHook', momentum=0.02, update_buffers=True), dict(type='SyncAveragedBuffersHook'),
+    dict(type='PreserveRandomStateHook')]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
 auto_scale_lr = dict(enable=False, base_batch_size=8)
