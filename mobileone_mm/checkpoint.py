@@ -242,6 +242,11 @@ def get_state_dict(checkpoint: dict) -> dict[str, Tensor]:
     return checkpoint
 
 
+def without_module(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what DistributedDataParallel and EMAHook put before the keys."""
+    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+
+
 def translate_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Translate the backbone in a state dict of any known layout to our keys.
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from .arch import ARCHS, resolve_arch
+from .arch import ARCHS
 from .block import MobileOneBlock, reparameterize_model
 from .checkpoint import (
     CheckpointError,
@@ -22,6 +22,7 @@ from .checkpoint import (
     is_fused,
     read_checkpoint,
     translate_state_dict,
+    without_module,
 )
 from .files import atomic_file
 from .mobileone import MobileOne
@@ -48,7 +49,6 @@ def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = N
     translated, left_out = translate_state_dict(get_state_dict(read_checkpoint(str(source), 'cpu', trust)))
     fused = is_fused(translated)
     if arch is not None:
-        resolve_arch(arch)
         with torch.device('meta'):
             model = MobileOne(arch, find_in_channels(translated), deploy=fused)
         check_fit(translated, model)
@@ -90,7 +90,7 @@ def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, t
     if 'model' not in cfg:
         raise ValueError(f'{str(config)!r} has no model.')
     checkpoint = read_checkpoint(str(source), 'cpu', trust)
-    state_dict = {key.removeprefix('module.'): value for key, value in get_state_dict(checkpoint).items()}
+    state_dict = without_module(get_state_dict(checkpoint))
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)
     if not any(isinstance(module, MobileOneBlock) for module in model.modules()):

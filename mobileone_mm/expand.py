@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .block import MobileOneBlock
 from .checkpoint import CheckpointError, check_fit, is_fused, translate_state_dict
@@ -41,7 +42,9 @@ def expand_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict
     check_fit(fused, model)
     expanded = {key: value.clone() for key, value in model.state_dict().items()}
     for name, block in _blocks(model):
-        for norm_name, norm in _norms(name, block):
+        for norm_name, norm in block.named_modules(prefix=name):
+            if not isinstance(norm, _BatchNorm):
+                continue
             if not norm.affine:
                 raise ValueError(f'Expanding needs norms with weight and bias, got {norm}. Leave affine=False out.')
             for parameter, value in (('weight', 0), ('bias', 0), ('running_mean', 0), ('running_var', 1)):
@@ -76,7 +79,7 @@ def calibrate_norms(model: nn.Module, batches: Iterable, forward: Callable | Non
         ValueError: There is no batch, or a norm has no weight and bias.
     """
     blocks = [block for _, block in _blocks(model)]
-    sums = {norm: [0., 0., 0.] for block in blocks for _, norm in _norms('', block)}
+    sums = {norm: [0., 0., 0.] for block in blocks for norm in block._norms()}
 
     def gather(norm: nn.Module, x: Tensor) -> None:
         x = x.double()
@@ -126,12 +129,3 @@ def _blocks(model: nn.Module) -> Iterator[tuple[str, MobileOneBlock]]:
     for name, module in model.named_modules():
         if isinstance(module, MobileOneBlock) and not module.deploy:
             yield name, module
-
-
-def _norms(name: str, block: MobileOneBlock) -> Iterator[tuple[str, nn.Module]]:
-    for i, branch in enumerate(block.conv_branches):
-        yield f'{name}.conv_branches.{i}.bn', branch.bn
-    if block.scale_branch is not None:
-        yield f'{name}.scale_branch.bn', block.scale_branch.bn
-    if block.skip_branch is not None:
-        yield f'{name}.skip_branch', block.skip_branch

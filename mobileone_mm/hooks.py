@@ -1,6 +1,5 @@
 """Hooks for mmengine's Runner: a strict fit, calibrated norms, validation without side effects."""
 import random
-import re
 from collections.abc import Sequence
 from itertools import islice
 
@@ -12,7 +11,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from .checkpoint import CheckpointError, check_finite, get_state_dict, missing_backbone, some
+from .checkpoint import CheckpointError, check_finite, get_state_dict, missing_backbone, some, without_module
 from .expand import calibrate_norms
 from .mobileone import MobileOne
 
@@ -49,11 +48,11 @@ class CheckpointFitHook(Hook):
         if not any(isinstance(module, MobileOne) for module in model.modules()):
             return
         # Under the key, and with the keys, that the hooks and mmengine's own loading will look for.
-        checkpoint['state_dict'] = self._fitting(_without_module(get_state_dict(checkpoint)), model, runner.logger)
+        checkpoint['state_dict'] = self._fitting(without_module(get_state_dict(checkpoint)), model, runner.logger)
         averaged = checkpoint.get('ema_state_dict')  # EMAHook's: what training goes on with
         if runner._resume and averaged is not None and any(isinstance(hook, EMAHook) for hook in runner.hooks):
             check_finite(averaged)
-            _check_keys(_without_module({key: value for key, value in averaged.items() if key != 'steps'}),
+            _check_keys(without_module({key: value for key, value in averaged.items() if key != 'steps'}),
                         model.state_dict(), type(model).__name__)
 
     def _fitting(self, state_dict: dict, model: nn.Module, logger) -> dict:
@@ -72,11 +71,6 @@ class CheckpointFitHook(Hook):
         _check_keys(got, expected, type(model).__name__)
         check_finite(got)
         return state_dict
-
-
-def _without_module(state_dict: dict) -> dict:
-    """Without what DistributedDataParallel and EMAHook put before the keys."""
-    return {re.sub(r'^module\.', '', key): value for key, value in state_dict.items()}
 
 
 def _check_keys(got: dict, expected: dict, name: str) -> None:

@@ -120,3 +120,12 @@ def logged(folder, metric):
     rows = [json.loads(line) for line in files[-1].read_text().splitlines()]
     row = [row for row in rows if metric in row][-1]
     return {key: value for key, value in row.items() if key.startswith('coco/') or key in ('aAcc', 'mIoU', 'mAcc')}
+
+
+def cfg_options(**settings):
+    """--cfg-options of a run without workers that logs each iteration."""
+    common = {f'{split}_dataloader.{key}': value for split in ('train', 'val', 'test')
+              for key, value in (('num_workers', 0), ('persistent_workers', False))}
+    common |= {'train_cfg.val_interval': 1, 'default_hooks.logger.interval': 1, 'randomness.seed': 3,
+               'model.backbone.init_cfg': None}
+    return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in (common | settings).items())]

@@ -109,15 +109,16 @@ def test_a_dilated_backbone_has_the_checkpoints_branches():
     assert {(c.dilation, c.padding) for c in convs} == {((2, 2), (2, 2))}
 
 
+@pytest.mark.parametrize('size', [(256, 256), (64, 64), (65, 97), (50, 31), (1, 1)])
 @pytest.mark.parametrize('strides, dilations, factor', [((2, 2, 2, 1), (1, 1, 1, 2), 2), ((2, 2, 1, 1), (1, 1, 2, 4), 4)])
-def test_contracted_dilation_keeps_the_pretrained_features(strides, dilations, factor):
-    """Subsampled, the dilated map is the strided one: everywhere where no border's padding reaches."""
+def test_contracted_dilation_keeps_the_pretrained_features(size, strides, dilations, factor):
+    """Subsampled, the dilated map is the strided one, borders and odd sizes included; without SE."""
     torch.manual_seed(0)
-    arch = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 1))
+    arch = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 2))
     plain = randomize(MobileOne(arch)).double().eval()
     dilated = MobileOne(arch, strides=strides, dilations=dilations, contract_dilation=True).double().eval()
     dilated.load_state_dict(plain.state_dict())
-    x = torch.randn(1, 3, 256, 256, dtype=torch.float64)
+    x = torch.randn(1, 3, *size, dtype=torch.float64)
     with torch.no_grad():
         strided, subsampled = plain(x)[0], dilated(x)[0][..., ::factor, ::factor]
     torch.testing.assert_close(subsampled, strided, rtol=0, atol=1e-10)

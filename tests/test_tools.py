@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, logged, python, real_data, run, run_distributed, scalars
+from conftest import ROOT, cfg_options, logged, python, real_data, run, run_distributed, scalars
 from mmengine.config import Config
 
 from mobileone_mm.checkpoint import read_checkpoint
@@ -26,14 +26,10 @@ def options(arch='s2', epochs=2, **more):
     levels = (*channels, 512, 256, 256, 128)
     settings = {
         'model.backbone.arch': arch, 'model.neck.in_channels': channels, 'model.neck.out_channels': levels,
-        'model.bbox_head.in_channels': levels, 'model.backbone.init_cfg': None, 'train_cfg.max_epochs': epochs,
-        'train_cfg.val_interval': 1, 'train_dataloader.batch_size': 4, 'train_dataloader.num_workers': 0,
-        'train_dataloader.persistent_workers': False, 'val_dataloader.num_workers': 0,
-        'val_dataloader.persistent_workers': False, 'test_dataloader.num_workers': 0,
-        'test_dataloader.persistent_workers': False, 'default_hooks.logger.interval': 1, 'randomness.seed': 3,
+        'model.bbox_head.in_channels': levels, 'train_cfg.max_epochs': epochs, 'train_dataloader.batch_size': 4,
         'model.test_cfg.score_thr': 0.001,
-    } | more
-    return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in settings.items())]
+    }
+    return cfg_options(**settings | more)
 
 
 def metrics(folder):
