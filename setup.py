@@ -45,7 +45,7 @@ setup(
                   'onedl-mmsegmentation==1.4.2', 'tensorboard'],
         'openmmlab': ['mmengine==0.10.7', 'mmcv>=2.0.0,<2.2.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex',
                       'tensorboard', 'setuptools<82'],
-        'test': ['pytest', 'ruff', 'build', 'onnx', 'onnxruntime', 'onnxscript'],
+        'test': ['pytest', 'ruff', 'build', 'onnx', 'onnxruntime', 'onnxscript', 'psutil'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

@@ -11,16 +11,17 @@
 #   model = dict(backbone=dict(strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4)))
 # and usually rates (1, 12, 24, 36) in decode_head.dilations with it.
 custom_imports = dict(imports=['mobileone_mm.deeplabv3'], allow_failed_imports=False)
+data_preprocessor = dict(
+    type='SegDataPreProcessor',
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    bgr_to_rgb=True,
+    pad_val=0,
+    seg_pad_val=255,
+    size=(512, 512))
 model = dict(
     type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(512, 512)),
+    data_preprocessor=data_preprocessor,
     backbone=dict(type='MobileOne', strides=(2, 2, 2, 1), dilations=(1, 1, 1, 2), contract_dilation=True),
     decode_head=dict(
         type='DeepLabV3Head',

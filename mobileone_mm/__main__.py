@@ -1,0 +1,44 @@
+"""``python -m mobileone_mm SCRIPT [ARGUMENT ...]``: run one of mm's own scripts with this package imported first.
+
+mmdet's and mmseg's tools import their library before they read a config. With this package imported before that, they
+find the stand-in for mmcv's compiled operators, load checkpoints safely, and know MobileOne whatever the config imports.
+"""
+import importlib.util
+import os.path as osp
+import runpy
+import sys
+
+
+def find_script(name: str) -> str:
+    """The path of a script: ``name`` itself, or a tool of an installed mm package, as mmdet/analysis_tools/get_flops.py.
+
+    Raises:
+        FileNotFoundError: It is neither.
+    """
+    if osp.isfile(name):
+        return name
+    package, _, path = name.partition('/')
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is not None and spec.origin:
+        script = osp.join(osp.dirname(spec.origin), '.mim', 'tools', path)
+        if osp.isfile(script):
+            return script
+    raise FileNotFoundError(f'There is no script {name!r}, nor a tool of an installed mm package. Give a path, '
+                            'or PACKAGE/PATH_BELOW_TOOLS such as mmdet/analysis_tools/get_flops.py.')
+
+
+def main() -> None:
+    """Run the script that the command line names, with the arguments after it."""
+    if len(sys.argv) < 2 or sys.argv[1] in ('-h', '--help'):
+        sys.exit(__doc__)
+    try:
+        script = find_script(sys.argv[1])
+    except FileNotFoundError as error:
+        sys.exit(f'Error: {error}')
+    sys.argv[:2] = [script]
+    sys.path[0] = osp.dirname(osp.abspath(script))  # as Python does for a script
+    runpy.run_path(script, run_name='__main__')
+
+
+if __name__ == '__main__':
+    main()
