@@ -102,8 +102,12 @@ def make_runner(tmp_path, model, hooks, epochs=3, validates=True, **kwargs):
 
 def test_ema_hook(tmp_path):
     """Validation sees the averaged weights, training goes on with the raw ones, the best checkpoint is the averaged."""
-    runner = make_runner(tmp_path / 'ema', Model(), [dict(type='EMAHook', momentum=0.3)])
+    runner = make_runner(tmp_path / 'ema', Model(), [dict(type='EMAHook', momentum=0.3)], test_dataloader=loader(False),
+                         test_cfg=dict(), test_evaluator=[Mean()])
     runner.train()
+    # The average once more, and then the raw weights again, which are compared below. (Runner.test() would first make
+    # EMAHook begin a new average.)
+    tested = runner.test_loop.run()['mean']
     scores = runner.message_hub.get_scalar('val/mean').data[0]
     best = next((tmp_path / 'ema').glob('best_*.pth'))
     model = Model()
@@ -114,6 +118,7 @@ def test_ema_hook(tmp_path):
         batches = [torch.stack(PICTURES[:2]), torch.stack(PICTURES[2:])]
         again = sum(model(x, 'predict')[0] for x in batches) / 2
     assert again == pytest.approx(max(scores), rel=1e-5)
+    assert tested == pytest.approx(scores[-1], rel=1e-5)
 
     plain = make_runner(tmp_path / 'plain', Model(), [])
     plain.train()
