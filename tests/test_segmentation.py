@@ -263,7 +263,11 @@ def test_an_empty_folder_is_missing_data(tmp_path):
 @pytest.mark.slow
 def test_two_processes(shapes_root, tmp_path):
     run_distributed('tools/dist_train.sh', SHAPES, '--work-dir', tmp_path, *options(), SHAPES_ROOT=shapes_root)
-    run_distributed('tools/dist_test.sh', SHAPES, tmp_path / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *options(),
+    frozen = {'train_cfg.max_epochs': 2, 'model.backbone.frozen_stages': 1}
+    resumed = run_distributed('tools/dist_train.sh', SHAPES, '--work-dir', tmp_path, '--resume', *options(**frozen),
+                              SHAPES_ROOT=shapes_root)
+    assert 'resumed epoch: 1, iter: 4' in resumed.stdout + resumed.stderr
+    run_distributed('tools/dist_test.sh', SHAPES, tmp_path / 'epoch_2.pth', '--work-dir', tmp_path / 'test', *options(),
                     SHAPES_ROOT=shapes_root)
     assert logged(tmp_path / 'test', 'mIoU') == logged(tmp_path, 'mIoU')
 

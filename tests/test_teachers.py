@@ -3,6 +3,7 @@ import importlib.util
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import ROOT, randomize, reference_maps
 from mmdet.registry import MODELS
@@ -67,6 +68,7 @@ def semi_supervised(shapes_root):
     return cfg
 
 
+@pytest.mark.slow
 def test_semi_supervised_with_mean_teacher(shapes_root, tmp_path, monkeypatch):
     """The teacher is in eval mode before any weights are loaded, and follows each of MeanTeacherHook's updates."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
