@@ -4,7 +4,13 @@ from .block import MobileOneBlock, reparameterize_model
 from .checkpoint import allow_mmengine_globals, use_safe_loading
 from .expand import calibrate_norms, expand_state_dict
 from .files import AtomicLocalBackend
-from .hooks import CalibrateNormsHook, CheckpointFitHook, PreserveRandomStateHook, SyncAveragedBuffersHook
+from .hooks import (
+    CalibrateNormsHook,
+    CheckpointFitHook,
+    NumClassesFitHook,
+    PreserveRandomStateHook,
+    SyncAveragedBuffersHook,
+)
 from .init import NearIdentityInit
 from .mmcv_ops import provide_mmcv_ops
 from .mobileone import MobileOne
@@ -12,8 +18,8 @@ from .mobileone import MobileOne
 __version__ = '0.1.0'
 __all__ = [
     'ARCHS', 'AtomicLocalBackend', 'CalibrateNormsHook', 'CheckpointFitHook', 'MobileOne', 'MobileOneBlock',
-    'NearIdentityInit', 'PreserveRandomStateHook', 'SyncAveragedBuffersHook', 'calibrate_norms', 'expand_state_dict',
-    'reparameterize_model',
+    'NearIdentityInit', 'NumClassesFitHook', 'PreserveRandomStateHook', 'SyncAveragedBuffersHook', 'calibrate_norms',
+    'expand_state_dict', 'reparameterize_model',
 ]
 
 provide_mmcv_ops()

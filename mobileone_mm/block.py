@@ -1,4 +1,5 @@
 """The MobileOne block in its three forms: train, eval, deploy."""
+import warnings
 from collections import OrderedDict
 from contextlib import contextmanager
 from copy import deepcopy
@@ -17,6 +18,8 @@ from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels
 
 _BRANCHES = ('conv_branches', 'scale_branch', 'skip_branch')
 _NORMS = ('BN', 'BN2d', 'SyncBN')
+_NOT_FINITE = ('MobileOne does not fold to finite numbers: there is NaN or infinity in its weights or in its norms\' '
+               'statistics, as after a training that diverged.')
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
@@ -258,7 +261,10 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         if fused is None or not fused.is_fresh():
             # Outside inference mode, so that a later forward with gradients to its input may use the kernel too.
             with torch.inference_mode(False), torch.no_grad():
-                fused = FusedKernels(self, {id(self): self.fold()})
+                kernel = self.fold()
+                if not _is_finite(kernel):
+                    warnings.warn(f'{_NOT_FINITE} Its answers are NaN or wrong.', stacklevel=2)
+                fused = FusedKernels(self, {id(self): kernel})
             self._fused = fused
         return fused.kernels[id(self)]
 
@@ -341,6 +347,10 @@ def _refresh_after_loading(block: MobileOneBlock, incompatible_keys) -> None:
     block.refresh()
 
 
+def _is_finite(kernel: tuple[Tensor, Tensor]) -> bool:
+    return all(tensor.is_meta or bool(tensor.isfinite().all()) for tensor in kernel)
+
+
 @contextmanager
 def _untraced():
     """Pause ``torch.jit.trace``, so that what is computed here becomes a constant of the graph."""
@@ -361,8 +371,17 @@ def reparameterize_model(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Returns:
         The model in deploy form; a ``model`` without MobileOne blocks comes back as it is.
+
+    Raises:
+        ValueError: A block would not fold to finite numbers. Then no block was changed.
     """
     model = model if inplace else deepcopy(model)
+    with torch.no_grad():
+        broken = [name for name, module in model.named_modules()
+                  if isinstance(module, MobileOneBlock) and not module.deploy and not _is_finite(module.fold())]
+    if broken:
+        raise ValueError(f'{_NOT_FINITE} Take an earlier checkpoint. It is the case in {len(broken)} blocks, the first is '
+                         f'{broken[0]!r}.')
     for module in list(model.modules()):
         if isinstance(module, MobileOneBlock):
             module.switch_to_deploy()

@@ -21,6 +21,10 @@ _EMBEDDED = {
 ROOT_VARIABLES = tuple(_HOW_TO)
 
 
+class DataError(ValueError):
+    """A data set that a config cannot be trained or tested on."""
+
+
 class MissingDataError(FileNotFoundError):
     """A data set of a config is not where the config says."""
 
@@ -45,7 +49,7 @@ def _paths(dataset: dict) -> Iterator[str]:
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of a config's data sets exist, and that no folder is empty.
+    """Check that the files and folders of a config's data sets exist, and that none is empty.
 
     Args:
         cfg: A whole config.
@@ -63,7 +67,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             if evaluator.get('ann_file'):
                 wanted.append(evaluator['ann_file'])
-    missing = [path for path in dict.fromkeys(wanted) if not osp.exists(path) or _is_empty_folder(path)]
+    missing = [path for path in dict.fromkeys(wanted) if not osp.exists(path) or _is_empty(path)]
     if not missing:
         return
     lines = [f'The data of {osp.basename(cfg.filename or "this config")} is not there. Looked for']
@@ -80,9 +84,9 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     raise MissingDataError('\n'.join(lines))
 
 
-def _is_empty_folder(path: str) -> bool:
+def _is_empty(path: str) -> bool:
     if not osp.isdir(path):
-        return False
+        return osp.getsize(path) == 0
     with os.scandir(path) as entries:
         return next(entries, None) is None
 

@@ -1,5 +1,6 @@
-"""Hooks for mmengine's Runner: a strict fit, calibrated norms, validation without side effects."""
+"""Hooks for mmengine's Runner: checkpoints and classes that fit, calibrated norms, validation without side effects."""
 import random
+import re
 from collections.abc import Sequence
 from itertools import islice
 
@@ -12,8 +13,11 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from .checkpoint import CheckpointError, check_finite, get_state_dict, missing_backbone, some, without_module
+from .data import DataError
 from .expand import calibrate_norms
 from .mobileone import MobileOne
+
+_HEAD = re.compile(r'(^|\.)(bbox_head|mask_head|decode_head|auxiliary_head)(\.\d+)?$')
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -86,6 +90,44 @@ def _check_keys(got: dict, expected: dict, name: str) -> None:
             f'The checkpoint does not fit this {name}; {"; ".join(details)}. Load one of the same config, or, to load the '
             'rest and leave these at their initial values, name their beginnings: --cfg-options '
             f'default_hooks.checkpoint_fit.ignore="[{",".join(sorted(beginnings))}]"')
+
+
+@HOOKS.register_module()
+class NumClassesFitHook(Hook):
+    """Refuses heads whose number of classes is not the data set's, which end in a wrong index or in wrong metrics.
+
+    Models without a :class:`MobileOne`, and data sets that do not say their classes, are let be.
+
+    Raises:
+        DataError: Naming the head, both numbers and the classes.
+    """
+
+    def before_train(self, runner) -> None:
+        """Check the training data."""
+        self._check(runner, 'train')
+
+    def before_val(self, runner) -> None:
+        """Check the validation data."""
+        self._check(runner, 'val')
+
+    def before_test(self, runner) -> None:
+        """Check the test data."""
+        self._check(runner, 'test')
+
+    def _check(self, runner, split: str) -> None:
+        model = _unwrapped(runner.model)
+        metainfo = getattr(getattr(runner, f'{split}_dataloader').dataset, 'metainfo', None) or {}
+        classes = metainfo.get('classes')
+        if classes is None or not any(isinstance(module, MobileOne) for module in model.modules()):
+            return
+        for name, module in model.named_modules():
+            got = getattr(module, 'num_classes', None)
+            # An RPN tells objects from background, whatever the classes.
+            if _HEAD.search(name) and got not in (None, len(classes)) and not type(module).__name__.endswith('RPNHead'):
+                raise DataError(
+                    f'model.{name}.num_classes is {got}, but the {split} data has {len(classes)} classes: '
+                    f'{some(classes, 6)}. Set the one to the other: num_classes of all heads, or '
+                    'metainfo=dict(classes=(...)) of all data sets.')
 
 
 @HOOKS.register_module()

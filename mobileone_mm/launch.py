@@ -1,13 +1,17 @@
 """What ``tools/train.py`` and ``tools/test.py`` do between parsing and the Runner."""
+import errno
 import os
 import os.path as osp
 import re
+import signal
 import sys
 import zipfile
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import NoReturn
+from tempfile import TemporaryFile
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -18,11 +22,13 @@ from mmengine.runner import Runner
 
 from .checkpoint import get_state_dict, read_checkpoint
 from .convert import holds_deploy_weights, set_deploy
-from .data import ROOT_VARIABLES, check_data
+from .data import ROOT_VARIABLES, DataError, check_data
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-class DataTooSmallError(ValueError):
-    """A data set has fewer pictures than a batch."""
+class DiskError(OSError):
+    """The work dir cannot be written to."""
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -41,6 +47,7 @@ def load_config(args: Namespace) -> Config:
 
     Raises:
         FileNotFoundError: There is no such config.
+        DiskError: The work dir cannot be written to.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not osp.isfile(args.config):
@@ -56,6 +63,7 @@ def load_config(args: Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('./work_dirs', Path(args.config).stem)
+    _check_work_dir(cfg.work_dir)
     return cfg
 
 
@@ -119,9 +127,20 @@ def prepare_test(args: Namespace) -> Config:
     return cfg
 
 
-def fail(error: Exception) -> NoReturn:
-    """End a tool with an error's message instead of its trace, said once by several processes."""
-    sys.exit(f'Error: {error}' if os.environ.get('RANK', '0') == '0' else 1)
+@contextmanager
+def errors_in_one_line(*errors: type[Exception]) -> Iterator[None]:
+    """End a tool with the message of such an error, or of Ctrl-C, instead of its trace; said once by several processes."""
+    code = 1
+    try:
+        yield
+        return
+    except errors as error:
+        message = f'Error: {error}'
+    except KeyboardInterrupt as error:
+        message, code = str(error) or 'Interrupted.', 128 + signal.SIGINT
+    if os.environ.get('RANK', '0') == '0':
+        print(message, file=sys.stderr)
+    sys.exit(code)
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -135,8 +154,9 @@ def build_runner(cfg: Config) -> Runner:
         cfg.sync_bn = None  # SyncBN has no implementation for the CPU
     # Also for configs with other hooks than ours.
     hooks = [*(cfg.get('custom_hooks') or []), *filter(None, (cfg.get('default_hooks') or {}).values())]
-    if not any(isinstance(hook, dict) and hook.get('type') == 'CheckpointFitHook' for hook in hooks):
-        cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='CheckpointFitHook')]
+    for name in ('CheckpointFitHook', 'NumClassesFitHook'):
+        if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
+            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -144,14 +164,36 @@ def train(cfg: Config) -> None:
     """Build the Runner of a config and train.
 
     Raises:
-        DataTooSmallError: The data set gives no batch.
+        DataError: The data set gives no batch, or has other classes than the model.
+        CheckpointError: A checkpoint that is to be loaded does not fit.
+        DiskError: A checkpoint or a log could not be written.
     """
     runner = build_runner(cfg)
-    loader = runner.train_dataloader
-    if hasattr(loader.dataset, '__len__') and len(loader) == 0:
-        raise DataTooSmallError(f'{len(loader.dataset)} pictures give no batch of {loader.batch_size} (drop_last=True) on '
-                         f'{get_world_size()} device(s). Set train_dataloader.batch_size lower, or add pictures.')
-    runner.train()
+    try:
+        with _explained_data_errors():
+            loader = runner.train_dataloader
+            if hasattr(loader.dataset, '__len__') and len(loader) == 0:
+                raise DataError(f'{len(loader.dataset)} pictures give no batch of {loader.batch_size} (drop_last=True) on '
+                                f'{get_world_size()} device(s). Set train_dataloader.batch_size lower, or add pictures.')
+            runner.train()
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise DiskError(f'Could not write: {error}. {_how_to_go_on(cfg.work_dir)}') from error
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f'Interrupted. {_how_to_go_on(cfg.work_dir)}') from None
+
+
+def test(cfg: Config) -> None:
+    """Build the Runner of a config and test.
+
+    Raises:
+        DataError: The data set has no pictures, or other classes than the model.
+        CheckpointError: The checkpoint does not fit.
+    """
+    runner = build_runner(cfg)
+    with _explained_data_errors():
+        runner.test()
 
 
 def latest_checkpoint(work_dir: str) -> str | None:
@@ -167,6 +209,33 @@ def latest_checkpoint(work_dir: str) -> str | None:
         # By its name too, for a work_dir that was moved.
         candidates = [Path(name), Path(work_dir, Path(name).name), *candidates]
     return next((str(path) for path in candidates if path.is_file() and zipfile.is_zipfile(path)), None)
+
+
+@contextmanager
+def _explained_data_errors() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if str(error) != 'need at least one array to concatenate':
+            raise
+        # What mmengine's BaseDataset says when it keeps the list of its pictures.
+        raise DataError("No pictures are left of a data set's annotations. Check ann_file, filter_cfg, and that "
+                        "metainfo['classes'] are the names in the annotations.") from error
+
+
+def _how_to_go_on(work_dir: str) -> str:
+    checkpoint = latest_checkpoint(work_dir)
+    return f'{checkpoint!r} is complete: go on from it with --resume.' if checkpoint else 'There is no checkpoint yet.'
+
+
+def _check_work_dir(work_dir: str) -> None:
+    try:
+        os.makedirs(work_dir, exist_ok=True)
+        with TemporaryFile(dir=work_dir):
+            pass
+    except OSError as error:
+        raise DiskError(f'Cannot write to the work dir {work_dir!r}: {error.strerror}. Name another one with --work-dir, or '
+                        'make room.') from error
 
 
 def _check_file(checkpoint: str | None) -> None:

@@ -3,7 +3,7 @@ import argparse
 
 from mobileone_mm import ARCHS
 from mobileone_mm.convert import convert_checkpoint
-from mobileone_mm.launch import fail
+from mobileone_mm.launch import errors_in_one_line
 
 
 def main() -> None:
@@ -13,10 +13,8 @@ def main() -> None:
     parser.add_argument('--arch', choices=ARCHS, help='what SRC is expected to be (default: found by keys and shapes)')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in SRC, which may run code from it')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line(OSError, ValueError):
         result = convert_checkpoint(args.source, args.out, args.arch, args.trust)
-    except (OSError, ValueError) as error:
-        fail(error)
     print(f'Wrote {args.out}: MobileOne {result["arch"]!r}, {result["form"]} form.')
     if result['left_out']:
         print('Left out, not the backbone\'s:', *result['left_out'], sep='\n  ')

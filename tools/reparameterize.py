@@ -2,7 +2,7 @@
 import argparse
 
 from mobileone_mm.convert import deploy_checkpoint
-from mobileone_mm.launch import fail
+from mobileone_mm.launch import errors_in_one_line
 
 
 def main() -> None:
@@ -12,10 +12,8 @@ def main() -> None:
     parser.add_argument('out', metavar='OUT', help='checkpoint to write; tools/test.py CONFIG OUT runs on it')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line(OSError, ValueError):
         result = deploy_checkpoint(args.config, args.source, args.out, args.trust)
-    except (OSError, ValueError) as error:
-        fail(error)
     trained, deployed = result['parameters']
     print(f'Wrote {args.out}: {trained:,} parameters in the train form, {deployed:,} in the deploy form.')
 

@@ -2,7 +2,8 @@
 import argparse
 
 from mobileone_mm.checkpoint import CheckpointError
-from mobileone_mm.launch import add_common_arguments, build_runner, fail, prepare_test
+from mobileone_mm.data import DataError
+from mobileone_mm.launch import add_common_arguments, errors_in_one_line, prepare_test, test
 
 
 def main() -> None:
@@ -17,14 +18,10 @@ def main() -> None:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
     args = parser.parse_args()
-    try:
+    with errors_in_one_line(OSError, ValueError):
         cfg = prepare_test(args)
-    except (FileNotFoundError, ValueError) as error:
-        fail(error)
-    try:
-        build_runner(cfg).test()
-    except CheckpointError as error:
-        fail(error)
+    with errors_in_one_line(CheckpointError, DataError):
+        test(cfg)
 
 
 if __name__ == '__main__':

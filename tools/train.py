@@ -2,7 +2,8 @@
 import argparse
 
 from mobileone_mm.checkpoint import CheckpointError
-from mobileone_mm.launch import DataTooSmallError, add_common_arguments, fail, prepare_train, train
+from mobileone_mm.data import DataError
+from mobileone_mm.launch import DiskError, add_common_arguments, errors_in_one_line, prepare_train, train
 
 
 def main() -> None:
@@ -15,14 +16,10 @@ def main() -> None:
                         help='go on from this checkpoint, or without one from the latest in the work dir')
     add_common_arguments(parser)
     args = parser.parse_args()
-    try:
+    with errors_in_one_line(OSError, ValueError):
         cfg = prepare_train(args)
-    except (FileNotFoundError, ValueError) as error:
-        fail(error)
-    try:
+    with errors_in_one_line(CheckpointError, DataError, DiskError):
         train(cfg)
-    except (CheckpointError, DataTooSmallError) as error:
-        fail(error)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,9 @@ default_hooks = dict(
         type='CheckpointHook', interval=1, max_keep_ckpts=3, rule='greater', backend_args=dict(backend='atomic_local')),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # A checkpoint of the whole model fits, or it is an error; ignore=['bbox_head.cls_convs'] leaves out what begins so.
-    checkpoint_fit=dict(type='CheckpointFitHook', ignore=[]))
+    checkpoint_fit=dict(type='CheckpointFitHook', ignore=[]),
+    # All heads have as many classes as the data sets.
+    num_classes_fit=dict(type='NumClassesFitHook'))
 
 env_cfg = dict(
     cudnn_benchmark=True,
