@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
+from . import live
 from .fused import FusedKernels, HoldsFusedKernels, verified_kernel
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels
 
@@ -87,6 +88,8 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         norm_cfg: Batch norm: ``BN``, ``BN2d`` or ``SyncBN``.
         act_cfg: Activation, or None for none.
         with_cp: Recompute the block in the backward pass to save memory.
+        fast_train: Train by fewer convolutions than there are branches, where that is exact and was measured to be faster.
+            False: always by the sum of the branches.
         deploy: Build the deploy form.
         init_cfg: mmengine's initialization config.
 
@@ -98,7 +101,7 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1,
                  groups: int = 1, num_conv_branches: int = 1, with_skip: bool | None = None, with_se: bool = False,
                  norm_cfg: dict = dict(type='BN'), act_cfg: dict | None = dict(type='ReLU'), with_cp: bool = False,
-                 deploy: bool = False, init_cfg: dict | list | None = None):
+                 deploy: bool = False, fast_train: bool = True, init_cfg: dict | list | None = None):
         super().__init__(init_cfg)
         if kernel_size % 2 == 0:
             raise ValueError(f'kernel_size must be odd, got {kernel_size}: a 1x1 branch has no place in an even kernel.')
@@ -118,6 +121,7 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         self.with_skip = with_skip
         self.norm_cfg = norm_cfg
         self.with_cp = with_cp
+        self.fast_train = fast_train
         self.deploy = deploy
 
         if deploy:
@@ -161,11 +165,11 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
     def _forward(self, x: Tensor) -> Tensor:
         if self.deploy:
             out = self.reparam_conv(x)
-        elif (kernel := verified_kernel(self)) or self.is_folding:
+        elif (kernel := verified_kernel(self)) or (self.is_folding and (self.fast_train or not self.training)):
             weight, bias = kernel or self.fused_kernel()
             out = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         else:
-            out = self._sum_branches(x)
+            out = live.sum_branches(self, x) if self.fast_train and live.is_exact(self, x) else self._sum_branches(x)
         return self.activate(self.se(out))
 
     def _sum_branches(self, x: Tensor) -> Tensor:
@@ -211,14 +215,11 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
 
     def _fold_branch(self, kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
         # Folding in half precision would cost accuracy that the convolution itself does not cost.
-        def up(tensor: Tensor | None) -> Tensor | None:
-            return tensor.float() if tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-        kernel, bias = up(pad_kernel(kernel, self.kernel_size)), up(bias)
+        kernel, bias = _to_float(pad_kernel(kernel, self.kernel_size)), _to_float(bias)
         if not isinstance(norm, _BatchNorm):  # fuse_conv_bn already folded it into the convolution
             return kernel, kernel.new_zeros(self.out_channels) if bias is None else bias
-        return fold_bn(kernel, bias, up(norm.running_mean), up(norm.running_var), up(norm.weight), up(norm.bias),
-                       norm.eps)
+        return fold_bn(kernel, bias, _to_float(norm.running_mean), _to_float(norm.running_var), _to_float(norm.weight),
+                       _to_float(norm.bias), norm.eps)
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Fold all branches, differentiably: kernel, (C_out, C_in / groups, k, k), and bias, (C_out,)."""
@@ -341,6 +342,10 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         """The block's geometry and form."""
         return (f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
                 f'dilation={self.dilation}, groups={self.groups}, deploy={self.deploy}')
+
+
+def _to_float(tensor: Tensor | None) -> Tensor | None:
+    return tensor.float() if tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _refresh_after_loading(block: MobileOneBlock, incompatible_keys) -> None:

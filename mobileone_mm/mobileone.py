@@ -59,6 +59,8 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet does.
             Where a stride of 2 was turned into dilation 2, pretrained weights then see the very grid that they
             were trained on.
+        fast_train: Train by fewer convolutions than there are branches, where that is exact and was measured to be faster
+            (``benchmarks/train_step.py``). False: always by the sum of the branches.
 
     Raises:
         ValueError: An argument outside of its range; the message names the range.
@@ -68,7 +70,7 @@ class MobileOne(HoldsFusedKernels, BaseModule):
                  strides: Sequence[int] = (2, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
                  frozen_stages: int = -1, norm_eval: bool = False, norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict | None = dict(type='ReLU'), with_cp: bool = False, deploy: bool = False,
-                 init_cfg: dict | list | None = None, contract_dilation: bool = False):
+                 init_cfg: dict | list | None = None, contract_dilation: bool = False, fast_train: bool = True):
         super().__init__(init_cfg)
         self.arch = arch
         spec = resolve_arch(arch)
@@ -93,7 +95,7 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         self.deploy = deploy
 
         widths = stage_widths(spec)
-        common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, with_cp=with_cp, deploy=deploy)
+        common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, with_cp=with_cp, fast_train=fast_train, deploy=deploy)
         self.stage0 = MobileOneBlock(in_channels, widths[0], 3, stride=2, **common)
         for i, (stride, dilation) in enumerate(zip(self.strides, self.dilations, strict=True)):
             blocks = []

@@ -210,7 +210,8 @@ def test_ctrl_c(shapes_root, tmp_path):
     process = subprocess.Popen(
         [sys.executable, *map(str, command), *options], cwd=ROOT, start_new_session=True, text=True,
         env=os.environ | dict(PYTHONPATH=str(ROOT), SHAPES_ROOT=str(shapes_root)), stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL)
+        # A job in the background, as CI may be, has its children ignore the signal.
+        stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
         for _ in range(1200):
             if (work / 'epoch_1.pth').exists() and any(row.get('step', 0) >= 5 for row in scalars(work)):

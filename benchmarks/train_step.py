@@ -1,0 +1,109 @@
+"""What a training step of the backbone costs: our fast path, our plain branches, and mmpretrain's MobileOne if installed.
+
+Forward and backward, norms live or frozen, in interleaved runs: python benchmarks/train_step.py --arch s0 s2
+Ratios are of medians over the fast path's; memory is what autograd keeps of activations for the backward pass, and on a GPU
+the peak.
+"""
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+
+from mobileone_mm import ARCHS, MobileOne
+
+
+def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
+    """The models to compare, in training mode."""
+    models = {'fast': MobileOne(arch, norm_eval=norm_eval),
+              'plain': MobileOne(arch, norm_eval=norm_eval, fast_train=False)}
+    try:
+        from mmpretrain.models import MobileOne as Theirs
+    except ImportError:
+        pass
+    else:
+        models['mmpretrain'] = Theirs(arch, norm_eval=norm_eval)
+    for model in models.values():
+        model.train()
+    return models
+
+
+def step(model: nn.Module, x: Tensor) -> None:
+    """One forward and backward pass."""
+    model(x)[-1].mean().backward()
+
+
+def seconds(function: Callable, *args) -> float:
+    """Wall time of a call, on whatever device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function(*args)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def kept_for_backward(model: nn.Module, x: Tensor) -> float:
+    """MiB of activations that autograd keeps, each storage once."""
+    parameters = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = model(x)[-1]
+    del out
+    return sum(kept.values()) / 2**20
+
+
+def peak(model: nn.Module, x: Tensor) -> float:
+    """MiB at the peak of a step on a GPU."""
+    torch.cuda.reset_peak_memory_stats()
+    step(model, x)
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--arch', nargs='+', default=['s0', 's1', 's2', 's3', 's4'], choices=ARCHS)
+    parser.add_argument('--norms', nargs='+', default=['frozen', 'live'], choices=['frozen', 'live'])
+    parser.add_argument('--batch', nargs='+', type=int, default=[4])
+    parser.add_argument('--size', type=int, default=320)
+    parser.add_argument('--runs', type=int, default=15)
+    args = parser.parse_args()
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    table = Table(title=f'{name}, torch {torch.__version__}, {args.size}x{args.size}, medians of {args.runs} runs')
+    columns = ('arch', 'norms', 'batch', 'path', 'time over fast', 'ms', 'MiB kept', 'MiB peak')
+    for column in columns if device == 'cuda' else columns[:-1]:
+        table.add_column(column, justify='left' if column in ('arch', 'norms', 'path') else 'right')
+    for arch, norms, batch in product(args.arch, args.norms, args.batch):
+        models = {key: model.to(device) for key, model in peers(arch, norms == 'frozen').items()}
+        x = torch.randn(batch, 3, args.size, args.size, device=device)
+        times = {key: [] for key in models}
+        for i in track(range(args.runs + 2), f'{arch}, {norms} norms, batch {batch}', transient=True):
+            for key, model in models.items():
+                elapsed = seconds(step, model, x)
+                if i >= 2:  # warm
+                    times[key].append(elapsed)
+        fast = statistics.median(times['fast'])
+        for key, model in models.items():
+            median = statistics.median(times[key])
+            table.add_row(arch, norms, str(batch), key, f'{median / fast:.2f}', f'{1000 * median:.0f}',
+                          f'{kept_for_backward(model, x):.0f}', *([f'{peak(model, x):.0f}'] if device == 'cuda' else []))
+    Console(width=120).print(table)
+
+
+if __name__ == '__main__':
+    main()
