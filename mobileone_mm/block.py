@@ -10,6 +10,7 @@ import torch.utils.checkpoint
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -156,6 +157,8 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        if isinstance(x, Proxy):  # torch.fx traces symbolically (mmengine's efficient_conv_bn_eval): a block is one call
+            return x.tracer.create_proxy('call_module', x.tracer.path_of_module(self), (x, ), {})
         if self.with_cp and self.training and torch.is_grad_enabled():
             return torch.utils.checkpoint.checkpoint(
                 self._forward, x, use_reentrant=False,

@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import update_init_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arch import check_per_stage, resolve_arch, stage_widths
@@ -131,6 +132,8 @@ class MobileOne(HoldsFusedKernels, BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> a tuple of feature maps, one per entry of ``out_indices``."""
+        if isinstance(x, Proxy):
+            return self._forward(x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f'MobileOne takes (N, {self.in_channels}, H, W), got {tuple(x.shape)}.')
         fused = self.verify_kernels()

@@ -75,6 +75,13 @@ def test_with_cp_by_its_own_argument(tmp_path):
     equal(train(tmp_path / 'cp', model=model), train(tmp_path / 'plain'), rtol=1e-4, atol=1e-6)
 
 
+def test_efficient_conv_bn_eval_by_mmengines_key(tmp_path):
+    """It replaces the backbone's forward by a traced one, in which a block is one call, and still folds."""
+    runner = train(tmp_path / 'efficient', efficient_conv_bn_eval='backbone')
+    assert 'forward' in vars(runner.model.backbone)
+    equal(runner, train(tmp_path / 'plain'))
+
+
 @pytest.mark.slow
 def test_torch_compile_by_mmengines_key(tmp_path):
     compiled = train(tmp_path / 'compiled', compile=dict(backend='aot_eager'))
