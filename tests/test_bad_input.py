@@ -169,6 +169,7 @@ def test_boxes_of_no_size(shapes_root, tmp_path):
     assert losses and all(0 < loss < 1e3 for loss in losses)
 
 
+@pytest.mark.slow
 def test_a_picture_without_boxes(shapes_root, tmp_path):
     """Batches without any truth have a loss that is a number."""
     root = damaged(shapes_root, tmp_path, lambda coco: coco.update(annotations=[]))

@@ -89,6 +89,7 @@ def test_validation_does_not_change_training(shapes_root, tmp_path):
     assert all(torch.equal(value, plain[key]) for key, value in validated.items())
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch(shapes_root, tmp_path):
     """kill -9, then --resume: iteration, LR and optimizer go on where the last checkpoint was."""
     work, command = tmp_path / 'work', [sys.executable, 'tools/train.py', SHAPES, '--work-dir', tmp_path / 'work']
@@ -137,6 +138,7 @@ def test_resume_passes_over_what_is_not_whole(tmp_path):
     assert latest_checkpoint(str(tmp_path)).endswith('epoch_10.pth')
 
 
+@pytest.mark.slow
 def test_resume_with_nothing_whole_starts_from_the_beginning(shapes_root, tmp_path):
     (tmp_path / 'epoch_1.pth').write_bytes(b'half')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
@@ -145,6 +147,7 @@ def test_resume_with_nothing_whole_starts_from_the_beginning(shapes_root, tmp_pa
     assert latest_checkpoint(str(tmp_path)).endswith('epoch_1.pth')
 
 
+@pytest.mark.slow
 def test_two_processes(shapes_root, tmp_path):
     """Gloo on one machine: trains, validates, saves once, tests."""
     work = tmp_path / 'work'
