@@ -1,4 +1,4 @@
-"""What a training step of the backbone costs: our fast path, our plain branches, and mmpretrain's MobileOne if installed.
+"""What a training step of the backbone costs: folded, by its branches, and mmpretrain's MobileOne if installed.
 
 Forward and backward, norms live or frozen, in interleaved runs: python benchmarks/train_step.py --arch s0 s2
 Ratios are of medians over the fast path's; memory is what autograd keeps of activations for the backward pass, and on a GPU
@@ -21,8 +21,9 @@ from mobileone_mm import ARCHS, MobileOne
 
 def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
     """The models to compare, in training mode."""
-    models = {'fast': MobileOne(arch, norm_eval=norm_eval),
-              'plain': MobileOne(arch, norm_eval=norm_eval, fast_train=False)}
+    models = {'fast': MobileOne(arch, norm_eval=norm_eval)}
+    if norm_eval:  # with live norms there is nothing to switch
+        models['plain'] = MobileOne(arch, norm_eval=norm_eval, fast_train=False)
     try:
         from mmpretrain.models import MobileOne as Theirs
     except ImportError:
@@ -68,10 +69,11 @@ def kept_for_backward(model: nn.Module, x: Tensor) -> float:
 
 
 def peak(model: nn.Module, x: Tensor) -> float:
-    """MiB at the peak of a step on a GPU."""
+    """MiB at the peak of a step on a GPU, above what was there before (weights and gradients of all models)."""
     torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
     step(model, x)
-    return torch.cuda.max_memory_allocated() / 2**20
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def main() -> None:

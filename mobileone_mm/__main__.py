@@ -29,8 +29,11 @@ def find_script(name: str) -> str:
 
 def main() -> None:
     """Run the script that the command line names, with the arguments after it."""
-    if len(sys.argv) < 2 or sys.argv[1] in ('-h', '--help'):
+    if len(sys.argv) < 2:
         sys.exit(__doc__)
+    if sys.argv[1] in ('-h', '--help'):
+        print(__doc__)
+        return
     try:
         script = find_script(sys.argv[1])
     except FileNotFoundError as error:

@@ -38,6 +38,8 @@ def resolve_arch(arch: str | dict) -> dict:
                          f'{", ".join(ARCHS["s0"])}; got {got}.')
     for key in ('num_blocks', 'width_multipliers', 'num_se_blocks'):
         check_per_stage(f"arch['{key}']", arch[key])
+    if any(isinstance(m, str) or not 0 < m < float('inf') for m in arch['width_multipliers']):
+        raise ValueError(f"arch['width_multipliers'] must be positive numbers, got {arch['width_multipliers']}.")
     branches = arch['num_conv_branches']
     if not isinstance(branches, int) or branches < 1:
         raise ValueError(f"arch['num_conv_branches'] must be an int of at least 1, got {branches!r}.")

@@ -14,7 +14,6 @@ from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
-from . import live
 from .fused import FusedKernels, HoldsFusedKernels, verified_kernel
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels
 
@@ -89,8 +88,8 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         norm_cfg: Batch norm: ``BN``, ``BN2d`` or ``SyncBN``.
         act_cfg: Activation, or None for none.
         with_cp: Recompute the block in the backward pass to save memory.
-        fast_train: Train by fewer convolutions than there are branches, where that is exact and was measured to be faster.
-            False: always by the sum of the branches.
+        fast_train: Train by one folded convolution where no norm is in training mode (``norm_eval``). False: always by the
+            sum of the branches.
         deploy: Build the deploy form.
         init_cfg: mmengine's initialization config.
 
@@ -172,7 +171,7 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
             weight, bias = kernel or self.fused_kernel()
             out = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         else:
-            out = live.sum_branches(self, x) if self.fast_train and live.is_exact(self, x) else self._sum_branches(x)
+            out = self._sum_branches(x)
         return self.activate(self.se(out))
 
     def _sum_branches(self, x: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from .data import DataError
 from .expand import calibrate_norms
 from .mobileone import MobileOne
 
-_HEAD = re.compile(r'(^|\.)(bbox_head|mask_head|decode_head|auxiliary_head)(\.\d+)?$')
+# Auxiliary heads may have classes of their own, such as STDC's boundaries.
+_HEAD = re.compile(r'(^|\.)(bbox_head|decode_head)(\.\d+)?$')
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -96,7 +97,8 @@ def _check_keys(got: dict, expected: dict, name: str) -> None:
 class NumClassesFitHook(Hook):
     """Refuses heads whose number of classes is not the data set's, which end in a wrong index or in wrong metrics.
 
-    Models without a :class:`MobileOne`, and data sets that do not say their classes, are let be.
+    Models without a :class:`MobileOne`, data sets that do not say their classes, and panoptic ones, are let be, and so are
+    auxiliary heads. To do without: ``default_hooks.num_classes_fit=None`` under our own tools.
 
     Raises:
         DataError: Naming the head, both numbers and the classes.
@@ -117,7 +119,7 @@ class NumClassesFitHook(Hook):
     def _check(self, runner, split: str) -> None:
         model = _unwrapped(runner.model)
         metainfo = getattr(getattr(runner, f'{split}_dataloader').dataset, 'metainfo', None) or {}
-        classes = metainfo.get('classes')
+        classes = None if 'thing_classes' in metainfo else metainfo.get('classes')
         if classes is None or not any(isinstance(module, MobileOne) for module in model.modules()):
             return
         for name, module in model.named_modules():
@@ -126,8 +128,8 @@ class NumClassesFitHook(Hook):
             if _HEAD.search(name) and got not in (None, len(classes)) and not type(module).__name__.endswith('RPNHead'):
                 raise DataError(
                     f'model.{name}.num_classes is {got}, but the {split} data has {len(classes)} classes: '
-                    f'{some(classes, 6)}. Set the one to the other: num_classes of all heads, or '
-                    'metainfo=dict(classes=(...)) of all data sets.')
+                    f'{", ".join(map(str, classes[:6]))}{", ..." if len(classes) > 6 else ""}. Set the one to the other: '
+                    'num_classes of all heads, or metainfo=dict(classes=(...)) of all data sets.')
 
 
 @HOOKS.register_module()

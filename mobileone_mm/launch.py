@@ -1,5 +1,6 @@
 """What ``tools/train.py`` and ``tools/test.py`` do between parsing and the Runner."""
 import errno
+import json
 import os
 import os.path as osp
 import re
@@ -152,11 +153,7 @@ def build_runner(cfg: Config) -> Runner:
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
         cfg.sync_bn = None  # SyncBN has no implementation for the CPU
-    # Also for configs with other hooks than ours.
-    hooks = [*(cfg.get('custom_hooks') or []), *filter(None, (cfg.get('default_hooks') or {}).values())]
-    for name in ('CheckpointFitHook', 'NumClassesFitHook'):
-        if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
-            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
+    _add_checks(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -211,10 +208,28 @@ def latest_checkpoint(work_dir: str) -> str | None:
     return next((str(path) for path in candidates if path.is_file() and zipfile.is_zipfile(path)), None)
 
 
+def _add_checks(cfg: Config) -> None:
+    """Our hooks that check, also for configs with other hooks than ours; an entry of None switches one off."""
+    defaults = cfg.get('default_hooks') or {}
+    for key, name in (('checkpoint_fit', 'CheckpointFitHook'), ('num_classes_fit', 'NumClassesFitHook')):
+        if key in defaults and defaults[key] is None:
+            del defaults[key]  # mmengine takes None for its own hooks only
+            continue
+        hooks = [*(cfg.get('custom_hooks') or []), *filter(None, defaults.values())]
+        if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
+            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
+
+
 @contextmanager
 def _explained_data_errors() -> Iterator[None]:
     try:
         yield
+    except json.JSONDecodeError as error:
+        raise DataError(f'An ann_file is no JSON, or is cut short: {error}. It ends {error.doc[-40:]!r}.') from error
+    except KeyError as error:
+        if error.args[0] not in ('images', 'annotations', 'categories'):
+            raise
+        raise DataError(f'An ann_file is not in the format of COCO: it has no {error}.') from error
     except ValueError as error:
         if str(error) != 'need at least one array to concatenate':
             raise
@@ -234,8 +249,8 @@ def _check_work_dir(work_dir: str) -> None:
         with TemporaryFile(dir=work_dir):
             pass
     except OSError as error:
-        raise DiskError(f'Cannot write to the work dir {work_dir!r}: {error.strerror}. Name another one with --work-dir, or '
-                        'make room.') from error
+        raise DiskError(f'Cannot write to the work dir {work_dir!r}: {error.strerror}. Name another one with '
+                        '--work-dir.') from error
 
 
 def _check_file(checkpoint: str | None) -> None:

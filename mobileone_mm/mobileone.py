@@ -60,8 +60,8 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet does.
             Where a stride of 2 was turned into dilation 2, pretrained weights then see the very grid that they
             were trained on.
-        fast_train: Train by fewer convolutions than there are branches, where that is exact and was measured to be faster
-            (``benchmarks/train_step.py``). False: always by the sum of the branches.
+        fast_train: With ``norm_eval``, train by one folded convolution a block, with exact gradients for all branches
+            (``benchmarks/train_step.py`` measures what that saves). False: always by the sum of the branches.
 
     Raises:
         ValueError: An argument outside of its range; the message names the range.

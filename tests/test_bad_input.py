@@ -95,26 +95,41 @@ def test_heads_whose_classes_are_compared(shapes_root, monkeypatch):
     class RPNHead(Head):
         pass
 
+    metainfo = dict(classes=('dog', 'cat'))
+
     def check(**children):
-        dataset = SimpleNamespace(metainfo=dict(classes=('cat', 'dog')))
+        dataset = SimpleNamespace(metainfo=metainfo)
         model = nn.ModuleDict(children)
         NumClassesFitHook().before_val(SimpleNamespace(model=model, val_dataloader=SimpleNamespace(dataset=dataset)))
 
     backbone = MobileOne('s0')
     check(backbone=backbone, bbox_head=RPNHead(), neck=Head())
     check(bbox_head=Head())
-    for name, children in (('auxiliary_head.0', dict(auxiliary_head=nn.ModuleList([Head()]))), (
+    check(backbone=backbone, auxiliary_head=nn.ModuleList([Head()]))  # as STDC's, of boundaries
+    for name, children in (('roi_head.bbox_head.0', dict(roi_head=nn.ModuleDict(dict(bbox_head=nn.ModuleList([Head()]))))), (
             'student.bbox_head', dict(student=nn.ModuleDict(dict(bbox_head=Head()))))):
-        with pytest.raises(DataError, match=rf'model\.{name}\.num_classes is 80, but the val data has 2 classes: .*cat'):
+        with pytest.raises(DataError, match=rf'model\.{name}\.num_classes is 80, but the val data has 2 classes: dog, cat'):
             check(backbone=backbone, **children)
+    metainfo['thing_classes'] = ('cat', )  # panoptic: the boxes' classes are some of the pixels'
+    check(backbone=backbone, bbox_head=Head())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('split', ['train', 'val'])
-def test_an_annotation_file_of_no_bytes(split, shapes_root, tmp_path):
+@pytest.mark.parametrize('content, message', [
+    ('', r'instances_train.json \(empty\)'),
+    ('{"images": [', r"An ann_file is no JSON, or is cut short: .* It ends '\{\"images\": \['"),
+    ('{}', "An ann_file is not in the format of COCO: it has no 'categories'")], ids=['no bytes', 'cut short', 'no COCO'])
+def test_an_annotation_file_that_is_none(content, message, shapes_root, tmp_path):
     root = damaged(shapes_root, tmp_path)
-    (root / 'annotations' / f'instances_{split}.json').write_bytes(b'')
-    assert_one_line(train(root, tmp_path), rf'instances_{split}.json \(empty\)')
+    (root / 'annotations' / 'instances_train.json').write_text(content)
+    assert_one_line(train(root, tmp_path), message)
+
+
+@pytest.mark.slow
+def test_checks_can_be_switched_off(shapes_root, tmp_path):
+    result = train(shapes_root, tmp_path, **{'model.bbox_head.num_classes': 7, 'default_hooks.num_classes_fit': None,
+                                             'default_hooks.checkpoint_fit': None})
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 NO_PICTURES = r"No pictures are left .* Check ann_file, filter_cfg, and that metainfo\['classes'\] are the names in"
