@@ -127,9 +127,11 @@ def test_an_annotation_file_that_is_none(content, message, shapes_root, tmp_path
 
 @pytest.mark.slow
 def test_checks_can_be_switched_off(shapes_root, tmp_path):
-    result = train(shapes_root, tmp_path, **{'model.bbox_head.num_classes': 7, 'default_hooks.num_classes_fit': None,
-                                             'default_hooks.checkpoint_fit': None})
-    assert result.returncode == 0, result.stderr[-2000:]
+    off = {'default_hooks.num_classes_fit': None, 'default_hooks.checkpoint_fit': None}
+    for options, expected in (({}, True), (off, False)):
+        result = train(shapes_root, tmp_path, check=True, **options)
+        for name in ('NumClassesFitHook', 'CheckpointFitHook'):  # in the log's list of hooks
+            assert (f') {name}' in result.stdout) == expected
 
 
 NO_PICTURES = r"No pictures are left .* Check ann_file, filter_cfg, and that metainfo\['classes'\] are the names in"

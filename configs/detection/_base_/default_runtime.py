@@ -3,7 +3,6 @@ _base_ = '../../_base_/default_runtime.py'
 default_scope = 'mmdet'
 default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP'), visualization=dict(type='DetVisualizationHook'))
 custom_hooks = [
-    dict(type='NumClassCheckHook'),
     dict(type='CheckInvalidLossHook', interval=50, priority='VERY_LOW'),
     # Norms count on each device by itself; average them, so that all devices validate what is then saved.
     dict(type='SyncBuffersHook'),
