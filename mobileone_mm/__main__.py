@@ -8,6 +8,8 @@ import os.path as osp
 import runpy
 import sys
 
+from .launch import errors_in_one_line
+
 
 def find_script(name: str) -> str:
     """The path of a script: ``name`` itself, or a tool of an installed mm package, as mmdet/analysis_tools/get_flops.py.
@@ -34,10 +36,8 @@ def main() -> None:
     if sys.argv[1] in ('-h', '--help'):
         print(__doc__)
         return
-    try:
+    with errors_in_one_line(FileNotFoundError):
         script = find_script(sys.argv[1])
-    except FileNotFoundError as error:
-        sys.exit(f'Error: {error}')
     sys.argv[:2] = [script]
     sys.path[0] = osp.dirname(osp.abspath(script))  # as Python does for a script
     runpy.run_path(script, run_name='__main__')

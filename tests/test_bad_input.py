@@ -82,7 +82,7 @@ def test_num_classes_that_disagree_with_the_data(config, key, got, shapes_root, 
     assert_one_line(result, rf'model\.{key}\.num_classes is {got}, but the train data has {classes} classes: .*circle')
 
 
-def test_heads_whose_classes_are_compared(shapes_root, monkeypatch):
+def test_heads_whose_classes_are_compared():
     """Heads in lists and in semi-supervised detectors, but no RPN; only beside a MobileOne."""
     from types import SimpleNamespace
 
@@ -174,7 +174,7 @@ def test_a_picture_missing_or_corrupt_in_the_second_epoch(task, damage, message,
 
 
 def test_boxes_of_no_size(shapes_root, tmp_path):
-    """Boxes without area, outside of the picture, or that are no numbers of pixels at all do not reach the loss."""
+    """Boxes without area or outside of the picture do not reach the loss."""
 
     def flatten(coco):
         boxes = [[10, 10, 0, 20], [10, 10, 20, 0], [500, 500, 20, 20], [-40, -40, 20, 20], [10, 10, 0, 0]]
@@ -207,7 +207,7 @@ def test_a_work_dir_that_cannot_be_written(shapes_root, tmp_path):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up(shapes_root, tmp_path):
-    """Files may not grow beyond a limit, which the first checkpoint keeps to, and the larger model's does not."""
+    """As far as a file is concerned: it may not grow to the size of the checkpoint that is there already."""
     train(shapes_root, tmp_path, check=True)
     checkpoint = tmp_path / 'work' / 'epoch_1.pth'
     before = checkpoint.read_bytes()

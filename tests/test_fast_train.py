@@ -3,12 +3,12 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import ROOT, randomize
+from conftest import ROOT
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from test_fold import GEOMETRIES
+from test_fold import GEOMETRIES, make
 from torch import nn
 
 from mobileone_mm import MobileOne, MobileOneBlock, calibrate_norms
@@ -28,10 +28,7 @@ def step(block, x, monkeypatch):
 
 @pytest.mark.parametrize('geometry', GEOMETRIES, ids=lambda g: '-'.join(f'{k[0]}{int(v)}' for k, v in g.items()))
 def test_a_block(geometry, monkeypatch):
-    torch.manual_seed(0)
-    if geometry.get('with_se'):
-        geometry = geometry | dict(in_channels=32, out_channels=32)
-    fast = randomize(MobileOneBlock(**geometry)).double().train()
+    fast = make(geometry).train()
     for norm in fast._norms():
         norm.eval()
     slow = deepcopy(fast)

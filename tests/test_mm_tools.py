@@ -16,7 +16,6 @@ from mmdet.utils.benchmark import InferenceBenchmark
 from mmengine.config import Config
 from mmengine.model import BaseModel, convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from PIL import Image
 from torch import nn
@@ -34,13 +33,10 @@ def mm(script, *arguments, **kwargs):
     return python('-m', 'mobileone_mm', script, *arguments, **kwargs)
 
 
-def build(config, checkpoint=None):
+def build(config):
     cfg = Config.fromfile(ROOT / config)
     init_default_scope(cfg.default_scope)
-    model = randomize(MODELS.build(cfg.model))
-    if checkpoint is not None:
-        load_checkpoint(model, str(checkpoint), map_location='cpu')
-    return model
+    return randomize(MODELS.build(cfg.model))
 
 
 @pytest.fixture(scope='module')
