@@ -5,9 +5,6 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from torch import Tensor
 
 from .arch import ARCHS
 from .block import MobileOneBlock, reparameterize_model
@@ -17,15 +14,14 @@ from .checkpoint import (
     check_fit,
     find_arch,
     find_in_channels,
-    find_prefixes,
     get_state_dict,
     is_fused,
     read_checkpoint,
     translate_state_dict,
-    without_module,
 )
 from .files import atomic_file
 from .mobileone import MobileOne
+from .trained import holds_deploy_weights, load_trained, read_config
 
 
 def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = None, trust: bool = False) -> dict:
@@ -84,52 +80,18 @@ def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, t
         ValueError: ``out`` is ``source``, or the config has no model, or no MobileOne.
     """
     _check_out(source, out)
-    if not os.path.isfile(config):
-        raise FileNotFoundError(f'Config {str(config)!r} does not exist.')
-    cfg = Config.fromfile(config)
-    if 'model' not in cfg:
-        raise ValueError(f'{str(config)!r} has no model.')
-    checkpoint = read_checkpoint(str(source), 'cpu', trust)
-    state_dict = without_module(get_state_dict(checkpoint))
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = MODELS.build(cfg.model)
+    cfg = read_config(config)
+    model, checkpoint = load_trained(cfg, source, trust)
     if not any(isinstance(module, MobileOneBlock) for module in model.modules()):
         raise ValueError(f'The model of {str(config)!r} has no MobileOne, so there is nothing to reparameterize.')
-    if find_prefixes(state_dict) == {''}:
-        raise CheckpointError(f'{str(source)!r} holds a backbone alone, expected a trained model of {str(config)!r}.')
-    if holds_deploy_weights(state_dict):
+    if holds_deploy_weights(get_state_dict(checkpoint)):
         raise CheckpointError(f'{str(source)!r} is in the deploy form already.')
-    try:
-        model.load_state_dict(state_dict)
-    except RuntimeError as error:  # torch's own strict check, of the neck and the head
-        lines = str(error).splitlines()
-        raise CheckpointError(f'{str(source)!r} does not fit {str(config)!r}: ' + ' '.join(
-            line.strip()[:300] for line in lines[1:4])) from error
-    check_finite(state_dict)
     trained = sum(parameter.numel() for parameter in model.parameters())
     reparameterize_model(model, inplace=True)
     arch = next((module.arch for module in model.modules() if isinstance(module, MobileOne)), None)
     kept = {key: value for key, value in checkpoint.get('meta', {}).items() if key in ('dataset_meta', 'epoch', 'iter')}
     _save(dict(state_dict=model.state_dict(), meta=kept | _meta(source, arch=arch, form='deploy', cfg=cfg.pretty_text)), out)
     return dict(parameters=(trained, sum(parameter.numel() for parameter in model.parameters())))
-
-
-def holds_deploy_weights(state_dict: dict[str, Tensor]) -> bool:
-    """Whether a state dict, of a backbone or of a whole model, has a MobileOne in the deploy form."""
-    try:
-        return is_fused(translate_state_dict(state_dict)[0])
-    except CheckpointError:
-        return False
-
-
-def set_deploy(model: dict) -> None:
-    """Let every MobileOne in a model's config be built in the deploy form, in place."""
-    for value in list(model.values()):
-        for child in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(child, dict):
-                set_deploy(child)
-    if model.get('type') in ('MobileOne', MobileOne):
-        model['deploy'] = True
 
 
 def _check_out(source: str | Path, out: str | Path) -> None:

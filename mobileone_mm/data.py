@@ -29,14 +29,14 @@ class MissingDataError(FileNotFoundError):
     """A data set of a config is not where the config says."""
 
 
-def _datasets(config: dict) -> Iterator[dict]:
+def datasets(config: dict) -> Iterator[dict]:
     """The data sets in a dataset config, without wrappers such as RepeatDataset and ConcatDataset."""
     inner = config.get('dataset') or config.get('datasets')
     if inner is None:
         yield config
     else:
         for dataset in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from _datasets(dataset)
+            yield from datasets(dataset)
 
 
 def _paths(dataset: dict) -> Iterator[str]:
@@ -62,7 +62,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         if loader:
-            wanted += [path for dataset in _datasets(loader['dataset']) for path in _paths(dataset)]
+            wanted += [path for dataset in datasets(loader['dataset']) for path in _paths(dataset)]
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             if evaluator.get('ann_file'):

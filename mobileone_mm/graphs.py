@@ -1,6 +1,7 @@
 """A module as a file that a runtime reads: ONNX, TorchScript, OpenVINO, Core ML."""
 import importlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,7 +70,71 @@ def trace_onnx(model: nn.Module, example: Tensor, input_name: str, output_names:
         program = torch.onnx.export(
             model, (example, ), dynamo=True, verbose=False, input_names=[input_name], output_names=list(output_names),
             dynamic_shapes=(free, ) if dynamic else None)
-    return program.model_proto
+    proto = program.model_proto
+    if dynamic:
+        _rename_sizes(proto)
+    return proto
+
+
+def _rename_sizes(proto) -> None:
+    """Free sizes by the names a reader expects, instead of the exporter's s77, in inputs and outputs."""
+    sizes = proto.graph.input[0].type.tensor_type.shape.dim
+    names = {size.dim_param: name for size, name in zip(sizes, ('batch', '', 'height', 'width'), strict=True)
+             if size.dim_param}
+    pattern = re.compile(r'\b(' + '|'.join(names) + r')\b')
+    for value in (*proto.graph.input, *proto.graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = pattern.sub(lambda match: names[match[0]], size.dim_param)
+
+
+# Class by class, the boxes that NMS leaves keep their score and the others get 0; the best of all classes are the answer.
+_NMS = """
+<ir_version: 10, opset_import: ["" : 20]>
+nms (float[N,A,4] candidates, float[N,A,C] class_scores) => (float[N,K,4] boxes, float[N,K] scores, int64[N,K] labels)
+<int64[1] limit = {{{limit}}}, float[1] iou_threshold = {{{iou}}}, float[1] zero = {{0}}, int64[2] rows = {{0, -1}},
+ int64[1] last = {{-1}}, int64 none = {{-1}}>
+{{
+    by_class = Transpose<perm = [0, 2, 1]>(class_scores)
+    selected = NonMaxSuppression(candidates, by_class, limit, iou_threshold, zero)
+    kept = GatherND(by_class, selected)
+    nothing = Sub(by_class, by_class)
+    kept_by_class = ScatterND(nothing, selected, kept)
+    flat = Reshape(kept_by_class, rows)
+    flat_size = Shape<start = 1, end = 2>(flat)
+    count = Min(limit, flat_size)
+    scores, index = TopK(flat, count)
+    num_boxes = Shape<start = 1, end = 2>(candidates)
+    box = Mod(index, num_boxes)
+    box_index = Unsqueeze(box, last)
+    best = GatherND<batch_dims = 1>(candidates, box_index)
+    is_box = Greater(scores, zero)
+    is_box_float = Cast<to = 1>(is_box)
+    is_box_column = Unsqueeze(is_box_float, last)
+    boxes = Mul(best, is_box_column)
+    label = Div(index, num_boxes)
+    labels = Where(is_box, label, none)
+}}
+"""
+
+
+def append_nms(proto, iou_threshold: float, max_per_img: int):
+    """Put NMS behind a detector's graph: what :func:`mobileone_mm.deployable.select_boxes` does, in ONNX's operators.
+
+    Args:
+        proto: Graph with outputs ``boxes``, (N, A, 4), and ``scores``, (N, A, num_classes), 0 where there is no candidate.
+        iou_threshold: IoU above which the worse of two boxes of a class is dropped.
+        max_per_img: Number K of boxes to return at most.
+
+    Returns:
+        Graph with outputs ``boxes`` (N, K, 4), ``scores`` (N, K), ``labels`` (N, K).
+    """
+    onnx = require('onnx')
+    nms = onnx.parser.parse_model(_NMS.format(limit=max_per_img, iou=iou_threshold))
+    nms.ir_version, nms.opset_import[0].version = proto.ir_version, proto.opset_import[0].version
+    proto = onnx.compose.add_prefix(proto, 'candidates_', rename_inputs=False)
+    return onnx.compose.merge_models(
+        proto, nms, io_map=[('candidates_boxes', 'candidates'), ('candidates_scores', 'class_scores')])
 
 
 def write_onnx(proto, path: str | Path) -> None:

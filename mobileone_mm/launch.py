@@ -22,8 +22,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .checkpoint import get_state_dict, read_checkpoint
-from .convert import holds_deploy_weights, set_deploy
 from .data import ROOT_VARIABLES, DataError, check_data
+from .exported import use_exported
+from .runtimes import is_exported
+from .trained import holds_deploy_weights, set_deploy
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -107,7 +109,12 @@ def prepare_test(args: Namespace) -> Config:
     """
     cfg = load_config(args)
     _check_file(args.checkpoint)
-    cfg.load_from = args.checkpoint
+    exported = is_exported(args.checkpoint)
+    if exported:
+        if args.tta:
+            raise ValueError('--tta is for checkpoints. Leave it out for an exported file.')
+        use_exported(cfg, args.checkpoint)
+    cfg.load_from = None if exported else args.checkpoint
     cfg.resume = False  # the config that a resumed run dumped says True
     is_segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
@@ -123,7 +130,8 @@ def prepare_test(args: Namespace) -> Config:
             evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
             cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=args.out)]
     check_data(cfg, ('test', ))
-    if '://' not in args.checkpoint and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
+    if not exported and '://' not in args.checkpoint \
+            and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
         set_deploy(cfg.model)
     return cfg
 

@@ -328,5 +328,6 @@ def test_nothing_to_reparameterize(tmp_path, foreign):
         deploy_checkpoint('nothing.py', foreign, tmp_path / 'out.pth')
     (tmp_path / 'config.py').write_text(
         "custom_imports = dict(imports=['mobileone_mm'])\nmodel = dict(type='ImgDataPreprocessor')\n")
+    torch.save(dict(state_dict={}), tmp_path / 'empty.pth')
     with pytest.raises(ValueError, match='has no MobileOne, so there is nothing to reparameterize'):
-        deploy_checkpoint(tmp_path / 'config.py', foreign, tmp_path / 'out.pth')
+        deploy_checkpoint(tmp_path / 'config.py', tmp_path / 'empty.pth', tmp_path / 'out.pth')

@@ -1,0 +1,251 @@
+"""Detectors and segmentors as one function from pixels to answers, which is what an exported file holds."""
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import fuse_conv_bn
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor, nn
+
+from .block import reparameterize_model
+
+PREDICTIONS = {'mmdet': ('boxes', 'scores', 'labels'), 'mmseg': ('mask', )}
+
+
+class Deployable(nn.Module):
+    """Takes pictures in RGB, (N, 3, H, W), float32 from 0 to 255, and prepares them as the model's data preprocessor does.
+
+    The model is copied, put into the deploy form and in eval mode; the norms of neck and head are folded too.
+    """
+
+    output_names: tuple[str, ...]
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = fuse_conv_bn(revert_sync_batchnorm(reparameterize_model(model)).eval())
+        preprocessor = self.model.data_preprocessor
+        # mm reads pictures in BGR, and most models turn them into RGB: those take ours as they are.
+        self.takes_rgb = bool(getattr(preprocessor, 'channel_conversion', False)
+                              or getattr(preprocessor, '_channel_conversion', False))
+        normalizes = getattr(preprocessor, '_enable_normalize', False)
+        self.register_buffer('mean', preprocessor.mean.view(1, -1, 1, 1) if normalizes else torch.zeros(1, 1, 1, 1))
+        self.register_buffer('scale', 1 / preprocessor.std.view(1, -1, 1, 1) if normalizes else torch.ones(1, 1, 1, 1))
+        self.eval()
+
+    @property
+    def divisor(self) -> int:
+        """What height and width have to be multiples of: mm would pad, and a graph does not."""
+        preprocessor = self.model.data_preprocessor
+        return max(getattr(preprocessor, 'pad_size_divisor', 1),
+                   (getattr(preprocessor, 'test_cfg', None) or {}).get('size_divisor', 1))
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """Channel order and normalization."""
+        image = image if self.takes_rgb else image.flip(1)
+        return ((image - self.mean) * self.scale).to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network; pictures and answers are float32."""
+        return next(self.model.parameters()).dtype
+
+    def half_network(self) -> 'Deployable':
+        """The network in half precision; what comes before and after it stays in single."""
+        self.model.backbone.half()
+        for name in ('neck', 'bbox_head', 'decode_head'):
+            if getattr(self.model, name, None) is not None:
+                getattr(self.model, name).half()
+        return self
+
+
+class DeployableDetector(Deployable):
+    """A one-stage detector with a dense head: decoded boxes, and NMS if asked.
+
+    Decoding is that of mmdet's ``BaseDenseHead``. Boxes are xyxy in pixels of the input.
+
+    Shapes: (N, 3, H, W) -> without NMS, ``boxes`` (N, A, 4) and ``scores`` (N, A, num_classes) of all A priors. With NMS,
+    the K = ``test_cfg.max_per_img`` best, best first: ``boxes`` (N, K, 4), ``scores`` (N, K), ``labels`` (N, K), int64;
+    where there are fewer, the rest has score 0 and label -1.
+
+    Args:
+        model: mmdet detector.
+        nms: Whether the thresholds, ``nms_pre`` and NMS of its ``test_cfg`` are part of it.
+
+    Raises:
+        ValueError: The detector decodes in another way, or has another kind of NMS.
+    """
+
+    def __init__(self, model: nn.Module, nms: bool = False):
+        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+        head = getattr(model, 'bbox_head', None)
+        if not isinstance(head, BaseDenseHead) or getattr(model, 'mask_head', None) is not None \
+                or type(head)._predict_by_feat_single is not BaseDenseHead._predict_by_feat_single \
+                or type(head).predict_by_feat is not BaseDenseHead.predict_by_feat \
+                or getattr(head.loss_cls, 'custom_cls_channels', False):
+            raise ValueError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are one-stage '
+                             "detectors whose head decodes as mmdet's BaseDenseHead: SSDLiteHead, RetinaHead, FCOSHead, ...")
+        super().__init__(model)
+        self.head = self.model.bbox_head
+        self.nms = nms
+        test_cfg = self.head.test_cfg or {}
+        nms_cfg = dict(test_cfg.get('nms') or {})
+        self.iou_threshold = nms_cfg.get('iou_threshold', 0.5)
+        self.max_per_img = test_cfg.get('max_per_img', 100)
+        self.score_thr = test_cfg.get('score_thr', 0)
+        self.nms_pre = test_cfg.get('nms_pre', -1)
+        self.min_bbox_size = test_cfg.get('min_bbox_size', -1)
+        if nms and (nms_cfg.get('type') != 'nms' or nms_cfg.get('class_agnostic') or nms_cfg.get('offset')):
+            raise ValueError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", class by class, without offset. '
+                             'Set model.test_cfg.nms, or leave NMS out of the file.')
+        self.output_names = PREDICTIONS['mmdet'] if nms else ('boxes', 'scores')
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Pictures -> the outputs that ``output_names`` names."""
+        boxes, scores = self.candidates(image)
+        return select_boxes(boxes, scores, self.iou_threshold, self.max_per_img) if self.nms else (boxes, scores)
+
+    def candidates(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """All boxes, (N, A, 4), with their scores, (N, A, num_classes): with NMS, 0 where it is not to look."""
+        height, width = image.shape[-2:]
+        outputs = self.head(self.model.extract_feat(self.prepare(image)))
+        levels = [self._scores(*level) for level in zip(outputs[0], *outputs[2:3], strict=True)]
+        priors = self.head.prior_generator.grid_priors([scores.shape[-2:] for scores in outputs[0]], device=image.device)
+        deltas = torch.cat([_flatten(level.float(), self.head.bbox_coder.encode_size) for level in outputs[1]], dim=1)
+        priors = torch.cat(priors).expand(deltas.shape[0], -1, -1)
+        boxes = self.head.bbox_coder.decode(priors.flatten(0, 1), deltas.flatten(0, 1)).unflatten(0, deltas.shape[:2])
+        scores = torch.cat(levels, dim=1)
+        if getattr(self.head.bbox_coder, 'clip_border', True):
+            boxes = torch.stack([side.clamp(0, limit) for side, limit in
+                                 zip(boxes.unbind(-1), (width, height, width, height), strict=True)], dim=-1)
+        if self.nms and self.min_bbox_size >= 0:
+            is_large = (boxes[..., 2:] - boxes[..., :2] > self.min_bbox_size).all(-1, keepdim=True)
+            scores = scores * is_large
+        return boxes, scores
+
+    def _scores(self, cls_scores: Tensor, factors: Tensor | None = None) -> Tensor:
+        """Of one level: (N, priors * channels, H, W) -> (N, H * W * priors, num_classes)."""
+        scores = _flatten(cls_scores.float(), self.head.cls_out_channels)
+        scores = scores.sigmoid() if self.head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
+        if self.nms:
+            scores = scores * (scores > self.score_thr)
+            if 0 < self.nms_pre < scores.shape[1] * scores.shape[2]:
+                least = scores.flatten(1).topk(self.nms_pre).values[:, -1]
+                scores = scores * (scores >= least[:, None, None])
+        return scores if factors is None else scores * _flatten(factors.float(), 1).sigmoid()
+
+
+class DeployableSegmentor(Deployable):
+    """A segmentor of mmseg: logits or classes at the size of the input.
+
+    Shapes: (N, 3, H, W) -> ``logits`` (N, num_classes, H, W), or with ``argmax`` ``mask`` (N, H, W), int32.
+
+    Args:
+        model: mmseg segmentor.
+        argmax: Whether to give the class of each pixel.
+
+    Raises:
+        ValueError: The segmentor predicts in another way than by one pass over the whole picture.
+    """
+
+    def __init__(self, model: nn.Module, argmax: bool = False):
+        from mmseg.models import EncoderDecoder
+        from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+        head = getattr(model, 'decode_head', None)
+        if type(model) is not EncoderDecoder or not isinstance(head, BaseDecodeHead) \
+                or type(head).predict is not BaseDecodeHead.predict \
+                or type(head).predict_by_feat is not BaseDecodeHead.predict_by_feat:
+            raise ValueError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are EncoderDecoders '
+                             "whose head predicts as mmseg's BaseDecodeHead.")
+        if model.test_cfg.get('mode') != 'whole':
+            raise ValueError(f'Cannot export test_cfg.mode={model.test_cfg.get("mode")!r}: a graph sees the whole picture '
+                             'at once. Set model.test_cfg.mode=whole.')
+        super().__init__(model)
+        self.argmax = argmax
+        self.output_names = PREDICTIONS['mmseg'] if argmax else ('logits', )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Pictures -> logits or mask."""
+        head = self.model.decode_head
+        logits = head(self.model.extract_feat(self.prepare(image))).float()
+        logits = F.interpolate(logits, image.shape[-2:], mode='bilinear', align_corners=head.align_corners)
+        if not self.argmax:
+            return logits
+        return (logits[:, 0].sigmoid() > head.threshold if head.out_channels == 1 else logits.argmax(1)).to(torch.int32)
+
+
+def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bool = False) -> Deployable:
+    """The deployable form of a config's model.
+
+    Raises:
+        ValueError: The model is neither a detector nor a segmentor, cannot be exported, or an option is the other kind's.
+    """
+    scope = cfg.get('default_scope')
+    if scope == 'mmdet':
+        if argmax:
+            raise ValueError('argmax is for segmentors, and this is a detector. Leave it out.')
+        return DeployableDetector(model, nms)
+    if scope == 'mmseg':
+        if nms:
+            raise ValueError('NMS is for detectors, and this is a segmentor. Leave it out.')
+        return DeployableSegmentor(model, argmax)
+    raise ValueError(f'Can export detectors (default_scope="mmdet") and segmentors ("mmseg"), got default_scope={scope!r}.')
+
+
+def input_shape(cfg: Config) -> tuple[int, int]:
+    """Height and width that a config tests at: what its test pipeline resizes to, or else its training crop."""
+    from .data import datasets
+
+    pipeline = next(iter(datasets(cfg.test_dataloader.dataset))).pipeline
+    for step in pipeline:
+        if step.get('type') == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
+            return tuple(reversed(step['scale']))
+    if 'crop_size' in cfg:
+        return tuple(cfg.crop_size)
+    raise ValueError('The config has no fixed input size. Name it: --shape H W.')
+
+
+def _flatten(level: Tensor, channels: int) -> Tensor:
+    """(N, priors * channels, H, W) -> (N, H * W * priors, channels)."""
+    return level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, channels))
+
+
+@torch.jit.script
+def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_img: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Greedy NMS class by class, as mmcv's ``batched_nms``, on a batch and with outputs of a fixed size.
+
+    Args:
+        boxes: (N, A, 4), xyxy.
+        scores: (N, A, C); 0 where there is no candidate.
+        iou_threshold: A box that overlaps a better one of its class by more than this IoU is dropped.
+        max_per_img: Number K of boxes to return at most.
+
+    Returns:
+        Boxes (N, K, 4), scores (N, K) and labels (N, K), best first; padded with boxes of 0, score 0, label -1.
+    """
+    num_boxes = boxes.shape[1]
+    pictures = torch.arange(boxes.shape[0], device=boxes.device)
+    by_class = scores.transpose(1, 2).clone()
+    areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    count = min(max_per_img, by_class.shape[1] * num_boxes)
+    out_boxes = boxes.new_zeros(boxes.shape[0], count, 4)
+    out_scores = scores.new_zeros(boxes.shape[0], count)
+    out_labels = torch.full([boxes.shape[0], count], -1, dtype=torch.int64, device=boxes.device)
+    for i in range(count):
+        best, index = by_class.flatten(1).max(1)
+        if not bool((best > 0).any()):
+            break
+        label = index // num_boxes
+        box = boxes[pictures, index % num_boxes]
+        is_real = best > 0
+        out_scores[:, i] = best
+        out_boxes[:, i] = box * is_real[:, None]
+        out_labels[:, i] = torch.where(is_real, label, -1)
+        width = torch.minimum(boxes[..., 2], box[:, None, 2]) - torch.maximum(boxes[..., 0], box[:, None, 0])
+        height = torch.minimum(boxes[..., 3], box[:, None, 3]) - torch.maximum(boxes[..., 1], box[:, None, 1])
+        overlap = width.clamp(min=0) * height.clamp(min=0)
+        own_area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+        keep = ~(overlap / (areas + own_area[:, None] - overlap) > iou_threshold)
+        by_class[pictures, label] = by_class[pictures, label] * keep
+        by_class[pictures, label, index % num_boxes] = 0.
+    return out_boxes, out_scores, out_labels

@@ -1,0 +1,212 @@
+"""A trained detector or segmentor as a file that ONNX Runtime, TorchScript, OpenVINO or Core ML runs."""
+import json
+import os
+import shutil
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .deployable import Deployable, DeployableDetector, input_shape, make_deployable
+from .files import atomic_file
+from .graphs import append_nms, require, trace_onnx, write_onnx
+from .quantize import quantize
+from .runtimes import META, ExportedFile
+from .trained import class_names, load_trained, read_config
+
+SUFFIXES = {'onnx': '.onnx', 'torchscript': '.pt', 'openvino': '.xml', 'coreml': '.mlpackage'}
+INPUT = 'image'
+_INPUT = 'pictures in RGB, (N, 3, H, W), float32 from 0 to 255, in the size that the network takes'
+_OUTPUTS = {
+    'boxes': 'x1, y1, x2, y2 in pixels of the input',
+    'scores': '0 to 1; with labels of the box, else of each class; 0 where there is no box',
+    'labels': 'index of the class; -1 where there is no box',
+    'logits': 'of each class, before softmax, at the size of the input',
+    'mask': 'index of the class of each pixel of the input',
+}
+
+
+def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str, *, shape: tuple[int, int] | None = None,
+           batch: int = 1, dynamic: bool = False, half: bool = False, nms: bool = False, argmax: bool = False,
+           calibration: str | Path | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
+    """Write a trained detector or segmentor for a runtime, and compare its answers with PyTorch's.
+
+    The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
+    :class:`DeployableDetector` and :class:`DeployableSegmentor` for its outputs). What it takes and gives, and the names of
+    the classes, stand in the file's metadata.
+
+    Args:
+        config: Config that it was trained with.
+        checkpoint: Its checkpoint, in train or deploy form.
+        out: File to write, complete or not at all. OpenVINO has a second one with the weights, Core ML's is a folder.
+        fmt: ``onnx``, ``torchscript``, ``openvino`` or ``coreml``.
+        shape: Height and width of the input; default: what the config tests at.
+        batch: Pictures at once.
+        dynamic: Whether batch, height and width may vary (not for Core ML).
+        half: Half precision inside; input and outputs stay float32.
+        nms: Whether NMS is in the graph, for detectors (not for Core ML).
+        argmax: Whether the graph gives classes instead of logits, for segmentors.
+        calibration: Folder of pictures; given, the network is quantized to int8 (ONNX and OpenVINO).
+        cfg_options: As ``--cfg-options``.
+        trust: As for ``read_checkpoint``.
+
+    Returns:
+        The file's metadata (see ``ExportedFile.meta``), its ``bytes``, and in words its ``agreement`` with PyTorch in
+        single precision on a synthetic picture; None where the file cannot be run here.
+
+    Raises:
+        FileNotFoundError: Config, checkpoint or calibration folder missing.
+        ValueError: An option that the format or the model cannot follow, or a checkpoint that does not fit.
+        MissingPackageError: The format needs a package that is not installed.
+    """
+    out = Path(out)
+    _check_options(out, fmt, dynamic, half, nms, calibration)
+    cfg = read_config(config, cfg_options)
+    model, checkpoint = load_trained(cfg, checkpoint, trust)
+    reference = deployable = make_deployable(model, cfg, nms, argmax)
+    height, width = shape or input_shape(cfg)
+    if height < 1 or width < 1 or height % deployable.divisor or width % deployable.divisor:
+        raise ValueError(f'The input size is {height}x{width}, but the model takes multiples of {deployable.divisor}.')
+    if half and fmt in ('onnx', 'torchscript'):
+        deployable = make_deployable(model, cfg, nms, argmax).half_network()
+    meta = dict(
+        task='detection' if isinstance(deployable, DeployableDetector) else 'segmentation',
+        shape=[None, 3, None, None] if dynamic else [batch, 3, height, width], input=_INPUT,
+        outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
+        config=Path(config).name)
+    example = example_picture((height, width), 2 if dynamic else batch)  # a size of 1 would be taken for fixed
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if fmt == 'torchscript':
+        _write_torchscript(deployable, example, out, meta)
+    elif fmt == 'coreml':
+        _write_coreml(deployable, example, out, meta, half)
+    else:
+        proto = to_onnx(deployable, example, dynamic)
+        proto.metadata_props.add(key=META, value=json.dumps(meta))
+        if calibration is not None:
+            proto = quantize(proto, calibration, (height, width))
+        if nms:
+            proto = append_nms(proto, deployable.iou_threshold, deployable.max_per_img)
+        write_onnx(proto, out) if fmt == 'onnx' else _write_openvino(proto, out, meta, half)
+    agreement = None if fmt == 'coreml' else compare(ExportedFile(out), reference, example)
+    return meta | dict(bytes=sum(file.stat().st_size for file in _files(out)), agreement=agreement)
+
+
+def _check_options(out: Path, fmt: str, dynamic: bool, half: bool, nms: bool, calibration: str | Path | None) -> None:
+    """Refuse early what would fail late."""
+    if fmt not in SUFFIXES:
+        raise ValueError(f'Unknown format {fmt!r}. Allowed are {", ".join(SUFFIXES)}.')
+    if out.suffix != SUFFIXES[fmt]:
+        raise ValueError(f'A file of format {fmt} ends in {SUFFIXES[fmt]}, got {str(out)!r}.')
+    if fmt == 'coreml' and (dynamic or nms):
+        raise ValueError(f'Core ML gets no {"dynamic sizes" if dynamic else "NMS"} here. Leave it out'
+                         f'{"" if dynamic else ", and let the app select boxes"}.')
+    if calibration is not None and (half or fmt not in ('onnx', 'openvino')):
+        raise ValueError('int8 is for ONNX and OpenVINO, and excludes half precision.')
+    for name in {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('onnx', 'onnxscript', 'openvino'),
+                 'coreml': ('coremltools', ), 'torchscript': ()}[fmt]:
+        require(name)
+
+
+class _Candidates(nn.Module):
+    """A detector short of its NMS."""
+
+    def __init__(self, detector: DeployableDetector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.detector.candidates(image)
+
+
+def to_onnx(model: Deployable, example: Tensor, dynamic: bool = False):
+    """The graph of a deployable model, NMS aside, as an ``onnx.ModelProto``."""
+    if isinstance(model, DeployableDetector):
+        return trace_onnx(_Candidates(model), example, INPUT, ('boxes', 'scores'), dynamic)
+    return trace_onnx(model, example, INPUT, model.output_names, dynamic)
+
+
+def _trace(model: Deployable, example: Tensor) -> torch.jit.ScriptModule:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore', torch.jit.TracerWarning)  # of checks of shapes, which a graph does without
+        return torch.jit.trace(model, example, check_trace=False)
+
+
+def _write_torchscript(model: Deployable, example: Tensor, out: Path, meta: dict) -> None:
+    frozen = torch.jit.freeze(_trace(model, example))
+    with atomic_file(out) as file:
+        torch.jit.save(frozen, file, _extra_files={META: json.dumps(meta)})
+
+
+def _write_openvino(proto, out: Path, meta: dict, half: bool) -> None:
+    openvino = require('openvino')
+    model = openvino.Core().read_model(proto.SerializeToString())
+    model.set_rt_info(json.dumps(meta), META)
+    with TemporaryDirectory(dir=out.parent) as folder:
+        openvino.save_model(model, Path(folder, out.name), compress_to_fp16=half)
+        os.replace(Path(folder, out.name).with_suffix('.bin'), out.with_suffix('.bin'))
+        os.replace(Path(folder, out.name), out)
+
+
+def _write_coreml(model: Deployable, example: Tensor, out: Path, meta: dict, half: bool) -> None:
+    tools = require('coremltools')
+    package = tools.convert(
+        _trace(model, example), convert_to='mlprogram', minimum_deployment_target=tools.target.iOS16,
+        inputs=[tools.ImageType(INPUT, tuple(example.shape), color_layout=tools.colorlayout.RGB)],
+        outputs=[tools.TensorType(name) for name in model.output_names],
+        compute_precision=tools.precision.FLOAT16 if half else tools.precision.FLOAT32, skip_model_load=True)
+    package.input_description[INPUT] = meta['input']
+    for name, text in meta['outputs'].items():
+        package.output_description[name] = text
+    package.user_defined_metadata[META] = json.dumps(meta)
+    with TemporaryDirectory(dir=out.parent) as folder:
+        package.save(str(Path(folder, out.name)))
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(Path(folder, out.name), out)
+
+
+def _files(out: Path) -> list[Path]:
+    if out.is_dir():
+        return [file for file in out.rglob('*') if file.is_file()]
+    return [out, out.with_suffix('.bin')] if out.suffix == '.xml' else [out]
+
+
+def example_picture(shape: tuple[int, int], batch: int = 1) -> Tensor:
+    """Smooth noise in RGB, (N, 3, H, W), 0 to 255: to trace with, and to compare runtimes on."""
+    coarse = torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return 255 * F.interpolate(coarse, shape, mode='bicubic').clamp(0, 1)
+
+
+@torch.inference_mode()
+def compare(file: ExportedFile, model: Deployable, image: Tensor) -> str:
+    """How far a file's answers agree with the model's, in words."""
+    answers = model(image)
+    answers = [answer.numpy() for answer in (answers if isinstance(answers, tuple) else (answers, ))]
+    expected, got = dict(zip(model.output_names, answers, strict=True)), file(image.numpy())
+    if 'labels' in expected:
+        return f'{share_of_boxes(expected, got):.2%} of the boxes are alike (class, 0.5 px, score 1e-3)'
+    if 'mask' in expected:
+        return f'{np.mean(expected["mask"] == got["mask"]):.2%} of the pixels are alike'
+    return ', '.join(f'{name} differ by at most {np.abs(got[name] - expected[name]).max():.2g}' for name in expected)
+
+
+def share_of_boxes(expected: dict[str, np.ndarray], got: dict[str, np.ndarray], pixels: float = 0.5,
+                   score: float = 1e-3) -> float:
+    """Share of the expected boxes that are there: of the same class, all sides within some pixels, and the score as well.
+
+    Args:
+        expected: ``boxes`` (N, K, 4), ``scores`` (N, K), ``labels`` (N, K; -1: no box).
+        got: The same of another implementation; the order does not matter.
+        pixels: Largest difference of a side.
+        score: Largest difference of scores.
+    """
+    is_alike = (np.abs(expected['boxes'][:, :, None] - got['boxes'][:, None]).max(-1) <= pixels) \
+        & (np.abs(expected['scores'][:, :, None] - got['scores'][:, None]) <= score) \
+        & (expected['labels'][:, :, None] == got['labels'][:, None])
+    is_box = expected['labels'] >= 0
+    return float(is_alike.any(-1)[is_box].mean()) if is_box.any() else 1.

@@ -1,0 +1,116 @@
+"""An exported file in a model's place, for mm's test loop, metrics, inferencers and visualizers."""
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from torch import Tensor
+
+from .runtimes import ExportedFile
+from .trained import class_names
+
+
+@MODELS.register_module()
+class ExportedModel(BaseModel):
+    """A file written by ``tools/export.py``, which answers as the detector or segmentor in it would.
+
+    Args:
+        file: The file.
+        test_cfg: Of the detector: score threshold, NMS and number of boxes, if the file has no NMS (``nms_pre`` aside).
+        takes_bgr: Whether pictures come in BGR, as mm's pipelines load them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ExportedFileError: It cannot be read.
+        MissingPackageError: Its runtime is not installed.
+    """
+
+    def __init__(self, file: str | Path, test_cfg: dict | None = None, takes_bgr: bool = True):
+        super().__init__()
+        self.file = ExportedFile(file)
+        self.test_cfg = test_cfg
+        self.takes_bgr = takes_bgr
+
+    def forward(self, inputs: list[Tensor], data_samples: list[BaseDataElement], mode: str = 'predict') -> list:
+        """Pictures, each (3, H, W), and their data samples -> the data samples with predictions."""
+        if mode != 'predict':
+            raise ValueError(f'An exported file can only predict, got mode={mode!r}.')
+        at_once = self.file.meta['shape'][0] or 1  # free sizes: pictures may differ in theirs
+        for start in range(0, len(inputs), at_once):
+            samples = data_samples[start:start + at_once]
+            batch = np.stack([self._picture(x) for x in inputs[start:start + at_once]])
+            if len(batch) < at_once:  # the last batch, filled up
+                batch = np.concatenate([batch, np.repeat(batch[-1:], at_once - len(batch), axis=0)])
+            answers = {name: torch.from_numpy(value) for name, value in self.file(batch).items()}
+            for i, sample in enumerate(samples):
+                answer = {name: value[i] for name, value in answers.items()}
+                (self._add_boxes if 'boxes' in answer else self._add_mask)(sample, **answer)
+        return data_samples
+
+    def test_step(self, data: dict) -> list:
+        """What mm's test loop calls with a batch of the pipeline's."""
+        with torch.inference_mode():
+            return self(data['inputs'], data['data_samples'])
+
+    val_step = test_step
+
+    def _picture(self, x: Tensor) -> np.ndarray:
+        expected = self.file.meta['shape'][2:]
+        if any(size not in (None, got) for size, got in zip(expected, x.shape[1:], strict=True)):
+            raise ValueError(f'The file takes pictures of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
+                             "the test pipeline's Resize, or export with --dynamic.")
+        return (x.flip(0) if self.takes_bgr else x).float().cpu().numpy()
+
+    def _add_boxes(self, sample: BaseDataElement, boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> None:
+        if labels is None:
+            from mmdet.models.layers import multiclass_nms
+
+            background = scores.new_zeros(len(scores), 1)
+            found, labels = multiclass_nms(boxes, torch.cat((scores, background), 1), self.test_cfg['score_thr'],
+                                           self.test_cfg['nms'], self.test_cfg['max_per_img'])
+            boxes, scores = found[:, :4], found[:, 4]
+        else:
+            is_box = labels >= 0
+            boxes, scores, labels = boxes[is_box], scores[is_box], labels[is_box]
+        factor = boxes.new_tensor(sample.scale_factor).repeat(2)
+        sample.pred_instances = InstanceData(bboxes=boxes / factor, scores=scores, labels=labels)
+
+    @staticmethod
+    def _add_mask(sample: BaseDataElement, logits: Tensor | None = None, mask: Tensor | None = None) -> None:
+        if logits is not None:
+            logits = F.interpolate(logits[None], sample.ori_shape[:2], mode='bilinear')[0]
+            mask = logits.argmax(0, keepdim=True) if len(logits) > 1 else (logits > 0).long()
+            sample.seg_logits = PixelData(data=logits)
+        else:
+            mask = F.interpolate(mask[None, None].float(), sample.ori_shape[:2], mode='nearest')[0].long()
+        sample.pred_sem_seg = PixelData(data=mask)
+
+
+def use_exported(cfg: Config, file: str | Path) -> None:
+    """Put an exported file into a config's model's place, and let the test pipeline give the size that it takes.
+
+    Raises:
+        ValueError: The file is of another task, or has other classes than the config's data.
+    """
+    model = ExportedModel(file)
+    meta = model.file.meta
+    scope = dict(detection='mmdet', segmentation='mmseg')[meta['task']]
+    if cfg.get('default_scope') != scope:
+        raise ValueError(f'{str(file)!r} is for {meta["task"]}, and {cfg.filename!r} is not. Name the config that it was '
+                         f'exported with ({meta["config"]}).')
+    expected = class_names(cfg)
+    if expected != meta['classes']:
+        raise ValueError(f'{str(file)!r} has {len(meta["classes"])} classes ({", ".join(meta["classes"][:3])}, ...), and '
+                         f'{cfg.filename!r} has {len(expected)} ({", ".join(expected[:3])}, ...). Name the config that it '
+                         f'was exported with ({meta["config"]}).')
+    cfg.model = dict(type='ExportedModel', file=str(file), test_cfg=cfg.model.get('test_cfg'), _scope_='mmengine')
+    height, width = meta['shape'][2:]
+    if height is not None:
+        for step in cfg.test_dataloader.dataset.pipeline:
+            if step.get('type') == 'Resize':
+                step.clear()
+                step.update(type='Resize', scale=(width, height), keep_ratio=False)

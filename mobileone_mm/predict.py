@@ -1,0 +1,119 @@
+"""Predictions of a trained or exported model on pictures of one's own: drawn, and as JSON."""
+import json
+from pathlib import Path
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.infer import BaseInferencer
+from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement
+from rich.progress import track
+from torch import nn
+
+from .exported import use_exported
+from .files import atomic_file
+from .quantize import picture_files
+from .runtimes import is_exported
+from .trained import class_names, dataset_meta, load_trained, read_config
+
+
+def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_dir: str | Path, score_thr: float = 0.3,
+            device: str | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
+    """Predict on a picture or on all pictures of a folder, by mmdet's or mmseg's inferencer and visualizer.
+
+    Below ``out_dir``, ``vis`` gets the drawn pictures, ``preds`` one JSON a picture: ``file``, ``width``, ``height``, and of a detector ``boxes``, a list of ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels of the picture); of a
+    segmentor ``mask``, a PNG beside it with the class index of each pixel, and ``shares``, the share of each class found.
+
+    Args:
+        inputs: Picture or folder.
+        config: Config that the model was trained with.
+        checkpoint: Its checkpoint, or a file that ``tools/export.py`` wrote.
+        out_dir: Folder to write to.
+        score_thr: Least score of boxes to draw and to write.
+        device: Where to run; default: a GPU if there is one.
+        cfg_options: As ``--cfg-options``.
+        trust: As for ``read_checkpoint``.
+
+    Returns:
+        ``files``, the number of pictures done, and ``unreadable``, the list of those that could not be read.
+
+    Raises:
+        FileNotFoundError: Config, checkpoint or pictures missing.
+        ValueError: The checkpoint does not fit, or pictures would overwrite each other's results.
+    """
+    files = picture_files(inputs) if Path(inputs).is_dir() else [Path(inputs)]
+    if not files[0].is_file():
+        raise FileNotFoundError(f'There is no picture {str(inputs)!r}.')
+    stems = {}
+    for file in files:
+        if stems.setdefault(file.stem, file) is not file:
+            raise ValueError(f'{stems[file.stem].name!r} and {file.name!r} would give one {file.stem}.json. Rename one.')
+    cfg = read_config(config, cfg_options)
+    inferencer = build_inferencer(cfg, checkpoint, device, trust)
+    classes = inferencer.model.dataset_meta['classes']
+    is_detector = cfg.default_scope == 'mmdet'
+    options = dict(pred_score_thr=score_thr, no_save_pred=True) if is_detector else {}
+    preds = Path(out_dir, 'preds')
+    preds.mkdir(parents=True, exist_ok=True)
+    unreadable = []
+    for file in track(files, 'Predicting'):
+        picture = mmcv.imread(str(file))
+        if picture is None:
+            unreadable.append(str(file))
+            continue
+        sample = inferencer(str(file), return_datasamples=True, out_dir=str(out_dir), **options)
+        sample = (sample['predictions'][0] if is_detector else sample).cpu().numpy()
+        answer = dict(file=file.name, width=picture.shape[1], height=picture.shape[0])
+        answer |= dict(boxes=_boxes(sample, classes, score_thr)) if is_detector else \
+            _mask(sample, classes, preds / f'{file.stem}.png')
+        with atomic_file(preds / f'{file.stem}.json') as out:
+            out.write(json.dumps(answer, indent=1).encode())
+    return dict(files=len(files) - len(unreadable), unreadable=unreadable)
+
+
+def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = None,
+                     trust: bool = False) -> BaseInferencer:
+    """mmdet's or mmseg's inferencer of a config, with a checkpoint that has to fit whole, or with an exported file."""
+    scope = cfg.get('default_scope')
+    if scope == 'mmdet':
+        from mmdet.apis import DetInferencer as Inferencer
+    elif scope == 'mmseg':
+        from mmseg.apis import MMSegInferencer as Inferencer
+    else:
+        raise ValueError(f'Can predict with configs of mmdet and mmseg, got default_scope={scope!r}.')
+    classes, palette = class_names(cfg), dataset_meta(cfg).get('palette', 'random')
+    if is_exported(checkpoint):
+        use_exported(cfg, checkpoint)
+        device = 'cpu'
+
+    class FittingInferencer(Inferencer):
+
+        def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
+            nonlocal classes
+            if is_exported(checkpoint):
+                model = MODELS.build(cfg.model)
+            else:
+                model, loaded = load_trained(cfg, checkpoint, trust)
+                classes = class_names(cfg, loaded)
+            model.cfg = cfg
+            model.dataset_meta = dict(classes=classes, palette=palette)
+            return model.to(device).eval()
+
+    return FittingInferencer(cfg, device=device, show_progress=False)
+
+
+def _boxes(sample: BaseDataElement, classes: list[str], score_thr: float) -> list[dict]:
+    found = sample.pred_instances
+    return [dict(label=classes[label], score=float(score), box=box.tolist())
+            for box, score, label in zip(found.bboxes, found.scores, found.labels, strict=True) if score >= score_thr]
+
+
+def _mask(sample: BaseDataElement, classes: list[str], path: Path) -> dict:
+    mask = sample.pred_sem_seg.data[0]
+    with atomic_file(path) as file:
+        file.write(cv2.imencode('.png', mask.astype(np.uint8 if len(classes) <= 256 else np.uint16))[1])
+    labels, counts = np.unique(mask, return_counts=True)
+    shares = {classes[label]: count / mask.size for label, count in zip(labels, counts, strict=True)}
+    return dict(mask=path.name, shares=shares)

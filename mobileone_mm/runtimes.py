@@ -1,0 +1,91 @@
+"""Exported files, run: ONNX Runtime, OpenVINO, TorchScript."""
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .graphs import require
+
+META = 'mobileone_mm'
+
+
+class ExportedFileError(ValueError):
+    """A file that is no export of this package, or cannot be read."""
+
+
+class ExportedFile:
+    """An exported file as a function of pictures.
+
+    Args:
+        path: ``.onnx``, ``.xml`` (OpenVINO) or ``.pt`` (TorchScript), as :func:`mobileone_mm.export.export` writes them.
+        threads: Number of threads; default: the runtime's choice.
+
+    Attributes:
+        meta: What the file says of itself: ``task``, ``classes``, ``input``, ``outputs``, ``shape`` (None where
+            free).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ExportedFileError: It cannot be read, or says nothing of itself.
+        MissingPackageError: Its runtime is not installed.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None):
+        path = Path(path)
+        if path.suffix not in _RUNTIMES:
+            raise ExportedFileError(f'Cannot run {str(path)!r}: allowed are files that end in {", ".join(_RUNTIMES)}.')
+        if not path.is_file():
+            raise FileNotFoundError(f'There is no file {str(path)!r}.')
+        try:
+            self._run, meta = _RUNTIMES[path.suffix](path, threads)
+            self.meta = json.loads(meta)
+        except (ImportError, OSError):
+            raise
+        except Exception as error:  # each runtime has its own
+            raise ExportedFileError(f'{str(path)!r} is damaged, or was not written by tools/export.py: '
+                                    f'{str(error).splitlines()[0][:300]}') from error
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Pictures in RGB, (N, 3, H, W), float32 from 0 to 255 -> the outputs by their names."""
+        return dict(zip(self.meta['outputs'], self._run(image), strict=True))
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a path names an exported file, by its end."""
+    return Path(path).suffix in _RUNTIMES
+
+
+def _onnxruntime(path: Path, threads: int | None):
+    runtime = require('onnxruntime')
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    session = runtime.InferenceSession(str(path), options, providers=runtime.get_available_providers())
+    name = session.get_inputs()[0].name
+    return lambda image: session.run(None, {name: image}), session.get_modelmeta().custom_metadata_map[META]
+
+
+def _openvino(path: Path, threads: int | None):
+    openvino = require('openvino')
+    core = openvino.Core()
+    model = core.read_model(path)
+    # On CPUs that have bfloat16 it would compute in that, and miss by pixels.
+    settings = {'INFERENCE_PRECISION_HINT': 'f32'} | ({'INFERENCE_NUM_THREADS': threads} if threads else {})
+    compiled = core.compile_model(model, 'CPU', settings)
+    return lambda image: list(compiled(image).values()), model.get_rt_info([META]).value
+
+
+def _torchscript(path: Path, threads: int | None):
+    files = {META: ''}
+    module = torch.jit.load(path, map_location='cpu', _extra_files=files)
+
+    @torch.inference_mode()
+    def run(image: np.ndarray) -> list[np.ndarray]:
+        outputs = module(torch.from_numpy(image))
+        return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs, ))]
+
+    return run, files[META]
+
+
+_RUNTIMES = {'.onnx': _onnxruntime, '.xml': _openvino, '.pt': _torchscript}

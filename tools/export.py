@@ -1,0 +1,41 @@
+"""Write a trained detector or segmentor for ONNX Runtime, TorchScript, OpenVINO or Core ML."""
+import argparse
+
+from mmengine.config import DictAction
+
+from mobileone_mm.export import SUFFIXES, export
+from mobileone_mm.launch import errors_in_one_line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', metavar='CONFIG', help='config that it was trained with')
+    parser.add_argument('checkpoint', metavar='CKPT', help='its checkpoint')
+    parser.add_argument('--format', default='onnx', choices=SUFFIXES, help='default: %(default)s')
+    parser.add_argument('--out', required=True, help=f'file to write; ends in {", ".join(SUFFIXES.values())}')
+    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the input (default: the config\'s)')
+    parser.add_argument('--batch', type=int, default=1, help='pictures at once (default: %(default)s)')
+    parser.add_argument('--dynamic', action='store_true', help='leave batch, height and width free')
+    parser.add_argument('--fp16', action='store_true', help='half precision inside')
+    parser.add_argument('--int8', metavar='CALIB_DIR', help='quantize to int8, scaled to the pictures of this folder')
+    parser.add_argument('--nms', action='store_true', help='detectors: put NMS into the graph')
+    parser.add_argument('--argmax', action='store_true', help='segmentors: classes instead of logits')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of the config')
+    parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
+    args = parser.parse_args()
+    with errors_in_one_line(OSError, ValueError, ImportError):
+        result = export(args.config, args.checkpoint, args.out, args.format, shape=args.shape, batch=args.batch,
+                        dynamic=args.dynamic, half=args.fp16, nms=args.nms, argmax=args.argmax, calibration=args.int8,
+                        cfg_options=args.cfg_options, trust=args.trust)
+    print(f'Wrote {args.out}: {result["bytes"] / 2**20:.1f} MiB.')
+    print(f'Takes {result["input"]}: {tuple(size or "free" for size in result["shape"])}.')
+    for name, meaning in result['outputs'].items():
+        print(f'Gives {name}: {meaning}.')
+    print(f'Compared with PyTorch on a synthetic picture: {result["agreement"]}.' if result['agreement'] else
+          'It was not executed: there is no runtime for it on this system.')
+
+
+
+if __name__ == '__main__':
+    main()
