@@ -225,7 +225,7 @@ def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_im
     """
     num_boxes = boxes.shape[1]
     pictures = torch.arange(boxes.shape[0], device=boxes.device)
-    by_class = scores.transpose(1, 2).clone()
+    by_class = scores.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     count = min(max_per_img, by_class.shape[1] * num_boxes)
     out_boxes = boxes.new_zeros(boxes.shape[0], count, 4)

@@ -108,6 +108,7 @@ def use_exported(cfg: Config, file: str | Path) -> None:
                          f'{cfg.filename!r} has {len(expected)} ({", ".join(expected[:3])}, ...). Name the config that it '
                          f'was exported with ({meta["config"]}).')
     cfg.model = dict(type='ExportedModel', file=str(file), test_cfg=cfg.model.get('test_cfg'), _scope_='mmengine')
+    cfg.data_preprocessor = None  # mmengine would hand it to the model
     height, width = meta['shape'][2:]
     if height is not None:
         for step in cfg.test_dataloader.dataset.pipeline:

@@ -23,7 +23,8 @@ def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_
             device: str | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
     """Predict on a picture or on all pictures of a folder, by mmdet's or mmseg's inferencer and visualizer.
 
-    Below ``out_dir``, ``vis`` gets the drawn pictures, ``preds`` one JSON a picture: ``file``, ``width``, ``height``, and of a detector ``boxes``, a list of ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels of the picture); of a
+    Below ``out_dir``, ``vis`` gets the drawn pictures, and ``preds`` one JSON a picture: ``file``, ``width``, ``height``; of
+    a detector ``boxes``, a list of ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels of the picture); of a
     segmentor ``mask``, a PNG beside it with the class index of each pixel, and ``shares``, the share of each class found.
 
     Args:
