@@ -123,9 +123,8 @@ def make_entries(contender: Contender, runtimes: Sequence[str], batch: int, thre
             for runtime, compiled in (('onnxruntime', for_onnxruntime), ('openvino', for_openvino)):
                 if runtime in others:
                     add('deploy', runtime, compiled(proto, x, threads))
-    except RuntimeError as error:  # torch's, its exporter's, OpenVINO's
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ValueError(f'{contender.name} does not run here on an input of {tuple(x.shape)}: {lines[0][:300]} Choose '
+    except (RuntimeError, TypeError) as error:  # torch's, its exporter's, OpenVINO's; a network of more than one input
+        raise ValueError(f'{contender.name} does not run on {tuple(x.shape)} alone: {str(error).strip()[:300]!r}. Choose '
                          'another --shape or --runtime, or leave it out.') from error
     return entries
 

@@ -87,7 +87,13 @@ def variants(width: int) -> dict[str, Callable[[], PlainCNN]]:
 
 
 def plan(width: int, size: tuple[int, int]) -> list[Callable[[], Contender]]:
-    """Builders of all variants for :func:`mobileone_mm.contenders.build_all`; ``size`` is height and width."""
+    """Builders of all variants for :func:`mobileone_mm.contenders.build_all`; ``size`` is height and width.
+
+    Raises:
+        ValueError: ``width`` or ``size`` is not positive.
+    """
+    if min(width, *size) < 1:
+        raise ValueError(f'--width and --shape are at least 1, got {width} and {tuple(size)}.')
     return [partial(_contender, name, build, (width, *size)) for name, build in variants(width).items()]
 
 

@@ -11,7 +11,7 @@ from mmcv.cnn import fuse_conv_bn
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from .block import MobileOneBlock, reparameterize_model
 from .graphs import MissingPackageError, require
@@ -39,6 +39,22 @@ class Contender:
     name: str
     shape: tuple[int, int, int]
     forms: dict[str, nn.Module]
+
+
+class DetectorOutputs(nn.Module):
+    """A detector of mmdet as a module of one input: DETR and two-stage detectors ask for the pictures' sizes besides."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, x: Tensor) -> tuple:
+        """(N, 3, H, W) -> the head's raw outputs."""
+        size = tuple(map(int, x.shape[2:]))
+        meta = dict.fromkeys(('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape'), size) | dict(scale_factor=(1, 1))
+        from mmdet.structures import DetDataSample  # mmdet is not needed otherwise
+
+        return self.detector(x, [DetDataSample(metainfo=meta) for _ in range(len(x))])
 
 
 def make_forms(model: nn.Module) -> dict[str, nn.Module]:
@@ -82,10 +98,18 @@ def from_config(name: str, cfg: Config, size: tuple[int, int] | None = None) -> 
         name: Its name in tables.
         cfg: Config of an mm library.
         size: Height and width; default: 512 512 for mmseg, 320 320 for the others.
+
+    Raises:
+        ValueError: It needs what this mmcv does not have.
     """
     scope = cfg.get('default_scope', 'mmengine')
     with DefaultScope.overwrite_default_scope(scope):
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        try:
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        except RuntimeError as error:  # a compiled operator that mmcv does not have
+            raise ValueError(f'{name} cannot be built: {error}') from error
+    if scope == 'mmdet':
+        model = DetectorOutputs(model)
     return Contender(name, (3, *(size or (_SEGMENTOR_SIZE if scope == 'mmseg' else _BACKBONE_SIZE))), make_forms(model))
 
 
@@ -130,8 +154,10 @@ def plan(configs: Sequence[str], archs: Sequence[str], peers: bool,
 
     Raises:
         FileNotFoundError: A config does not exist.
-        ValueError: A config has no model, or two have one name.
+        ValueError: A config has no model, two have one name, or ``size`` is not positive.
     """
+    if size is not None and min(size) < 1:
+        raise ValueError(f'--shape is a height and a width of at least 1, got {tuple(size)}.')
     read = {}
     for path in configs:
         name = Path(path).stem

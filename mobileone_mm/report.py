@@ -6,8 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -101,9 +103,13 @@ def plot_scatter(report: dict) -> Figure:
                 points = [(row[of] / 1e6, row['median_ms']) for row in rows if row['form'] == form]
                 if points:
                     axes.scatter(*zip(*points, strict=True), marker=marker, color=color, label=f'{form} form', zorder=2)
-            axes.set(xlabel=_LABELS[of], ylabel=f'ms on {runtime}, median')
-            axes.set_xlim(left=0)
-            axes.set_ylim(bottom=0)
+            axes.set(xlabel=_LABELS[of], ylabel=f'ms on {runtime}, median', xscale='log', yscale='log')
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+                axis.set_major_formatter('{x:g}')
+                axis.set_minor_locator(NullLocator())
+            axes.margins(0.1)
+            axes.autoscale_view()
             axes.grid(color='#eeeeee', zorder=0)
             axes.spines[['top', 'right']].set_visible(False)
             _label(axes, [(row['model'], row[of] / 1e6, row['median_ms']) for row in rows if row['form'] == 'deploy'])
@@ -114,13 +120,21 @@ def plot_scatter(report: dict) -> Figure:
     return figure
 
 
-def _label(axes, points: Sequence[tuple[str, float, float]]) -> None:
+def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     """Names in a column right of a panel, apart from each other, each with a line to its point."""
-    top, gap, height = axes.get_ylim()[1], 0.055, -1.0
-    for name, x, y in sorted(points, key=lambda point: point[2]):
-        height = max(height + gap, y / top)
-        axes.annotate(name, (x, y), (1.03, height), textcoords='axes fraction', va='center', fontsize=9,
-                      arrowprops=dict(arrowstyle='-', color='#999999', linewidth=0.6, shrinkA=0, shrinkB=4))
+    points = sorted(points, key=lambda point: point[2])
+    to_axes = axes.transData + axes.transAxes.inverted()
+    gap, bottom, top = min(0.06, 1 / len(points)), 0.0, 1.0
+    heights = [to_axes.transform((x, y))[1] for _, x, y in points]
+    for i, height in enumerate(heights):
+        heights[i] = max(height, bottom)
+        bottom = heights[i] + gap
+    for i, height in reversed(list(enumerate(heights))):
+        heights[i] = min(height, top)
+        top = heights[i] - gap
+    for (name, x, y), height in zip(points, heights, strict=True):
+        axes.annotate(name, (x, y), (1.03, height), textcoords='axes fraction', va='center', fontsize=9, arrowprops=dict(
+            arrowstyle='-', color='#999999', linewidth=0.6, relpos=(0, 0.5), shrinkA=2, shrinkB=4))
 
 
 def plot_bars(report: dict) -> Figure:
