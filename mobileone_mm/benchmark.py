@@ -20,9 +20,8 @@ from .contenders import Contender, build_all
 from .graphs import trace_onnx
 from .runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
 
-# The paper's section 3: Spearman's rho with latency, over published networks, on an iPhone 12 and on a CPU.
+# The paper's section 3: Spearman's rho with latency, over published networks.
 PAPER_RHO = {'macs': {'phone': 0.47, 'cpu': 0.06}, 'parameters': {'phone': 0.30, 'cpu': 0.07}}
-
 _SETTLE_SECONDS = 0.01
 
 
@@ -73,9 +72,8 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
         MissingPackageError: A runtime is not installed.
         ValueError: An argument outside of its range, or a network that does not run.
     """
-    for name, value, least in (('batch', batch, 1), ('threads', threads or 1, 1), ('rounds', rounds, 1),
-                               ('warmup', warmup, 0)):
-        if value < least:
+    for name, value, least in (('batch', batch, 1), ('threads', threads, 1), ('rounds', rounds, 1), ('warmup', warmup, 0)):
+        if value is not None and value < least:
             raise ValueError(f'--{name} must be at least {least}, got {value}.')
     if device == 'cuda' and not torch.cuda.is_available():
         raise ValueError('--device cuda needs a GPU that torch can use, and there is none. Leave it out.')

@@ -15,7 +15,7 @@ from .contenders import Contender
 from .graphs import require
 
 DEPTH = 30
-# Table 2: milliseconds on an iPhone 12.
+# Table 2: milliseconds on a phone.
 PAPER_MS = {'ReLU': 1.53, 'GELU': 1.63, 'SE-ReLU': 2.10, 'SiLU': 2.54, 'Dynamic Shift-Max': 57.04,
             'DynamicReLU-A': 273.49, 'DynamicReLU-B': 242.14}
 

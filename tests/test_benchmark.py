@@ -210,6 +210,7 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path, arguments, message):
     (lambda: contenders.plan([], ['s0'], False, (0, 8)), {}, r'at least 1, got \(0, 8\)'),
     (lambda: bottlenecks.plan(0, (8, 8)), {}, 'at least 1, got 0'),
     (lambda: contenders.plan([], ['s1'], False), dict(rounds=0), '--rounds must be at least 1, got 0'),
+    (lambda: contenders.plan([], ['s1'], False), dict(threads=0), '--threads must be at least 1, got 0'),
     (lambda: contenders.plan([], ['s1'], False), dict(device='cuda', runtimes=['onnxruntime']), '--device cuda'),
     (lambda: contenders.plan([], ['s1'], False, (32, 32)), dict(baseline='s9'), "--baseline is one of 's1' here, got 's9'"),
     (lambda: [lambda: Contender('pair', (3, 8, 8), {'deploy': nn.Bilinear(8, 8, 8)})], {}, 'pair does not run on'),
