@@ -1,0 +1,209 @@
+"""Parameters, MACs and latency of many networks on many runtimes, in one interleaved run."""
+import os
+import platform
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmengine.analysis import FlopAnalyzer, parameter_count
+from rich.console import Console
+from rich.progress import track
+from scipy.stats import permutation_test, rankdata, spearmanr, zscore
+from torch import Tensor, nn
+
+from .contenders import Contender, build_all
+from .graphs import trace_onnx
+from .runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
+
+# The paper's section 3: Spearman's rho with latency, over published networks.
+PAPER_RHO = {'macs': {'phone': 0.47, 'cpu': 0.06}, 'parameters': {'phone': 0.30, 'cpu': 0.07}}
+_SETTLE_SECONDS = 0.01
+
+
+@dataclass
+class Entry:
+    """A network in one form on one runtime.
+
+    Attributes:
+        model: Name of the network.
+        form: ``train``, ``eval`` or ``deploy``.
+        runtime: One of ``RUNTIMES``.
+        shape: (N, C, H, W) of the input.
+        parameters: Of the module in this form.
+        macs: For one picture; mmengine's count.
+        run: One forward pass of the whole batch; returns the outputs.
+        times_ms: Latencies of the measured rounds, in milliseconds.
+    """
+
+    model: str
+    form: str
+    runtime: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    run: Callable[[], object]
+    times_ms: list[float] = field(default_factory=list)
+
+
+def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[str] = ('torch', ), batch: int = 1,
+              threads: int | None = None, rounds: int = 50, warmup: int = 5, device: str = 'cpu',
+              baseline: str | None = None) -> dict:
+    """Build, count and export what is to be compared, one after another, then measure all of it together.
+
+    Args:
+        builders: From ``contenders.plan`` or ``bottlenecks.plan``.
+        runtimes: Some of ``RUNTIMES``: torch runs every form, the others the deploy form.
+        batch: Pictures in a forward pass.
+        threads: Threads of each runtime; default: torch's.
+        rounds: Measured rounds, each of them one timed forward pass of everything, in random order.
+        warmup: Rounds before these.
+        device: ``cpu`` or ``cuda``.
+        baseline: Network to whose deploy form on the same runtime latencies are put in relation; default: the first.
+
+    Returns:
+        ``settings``, ``versions``, ``notes`` and ``rows``, one for each entry: all that is in the JSON.
+
+    Raises:
+        MissingPackageError: A runtime is not installed.
+        ValueError: An argument outside of its range, or a network that does not run.
+    """
+    for name, value, least in (('batch', batch, 1), ('threads', threads, 1), ('rounds', rounds, 1), ('warmup', warmup, 0)):
+        if value is not None and value < least:
+            raise ValueError(f'--{name} must be at least {least}, got {value}.')
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise ValueError('--device cuda needs a GPU that torch can use, and there is none. Leave it out.')
+    runtimes = list(dict.fromkeys(runtimes))
+    versions = require_runtimes(runtimes, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    threads = torch.get_num_threads()
+
+    notes, entries = [], []
+    for contender in _track(build_all(builders, notes), 'Building', len(builders)):
+        entries += make_entries(contender, runtimes, batch, threads, device)
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    baseline = baseline or models[0]
+    if baseline not in models:
+        raise ValueError(f'--baseline is one of {", ".join(map(repr, models))} here, got {baseline!r}.')
+    measure(entries, rounds, warmup)
+    settings = dict(cpu=cpu_name(), device=torch.cuda.get_device_name() if device == 'cuda' else 'cpu', threads=threads,
+                    batch=batch, rounds=rounds, warmup=warmup, baseline=baseline)
+    return dict(settings=settings, versions=versions, notes=notes, rows=summarize(entries, baseline))
+
+
+def make_entries(contender: Contender, runtimes: Sequence[str], batch: int, threads: int,
+                 device: str = 'cpu') -> list[Entry]:
+    """Every form of a network for torch, and its deploy form for the other runtimes.
+
+    Raises:
+        ValueError: It does not run on such an input, or does not export.
+    """
+    x = torch.randn(batch, *contender.shape, generator=torch.Generator().manual_seed(0)).to(device)
+    entries = []
+
+    def add(form: str, runtime: str, run: Callable) -> None:
+        entries.append(Entry(contender.name, form, runtime, tuple(x.shape), *counts[form], run))
+
+    try:
+        counts = {form: count(module.to(device), x[:1]) for form, module in contender.forms.items()
+                  if form == 'deploy' or 'torch' in runtimes}
+        if 'torch' in runtimes:
+            for form, module in contender.forms.items():
+                add(form, 'torch', for_torch(module, x))
+        others = [runtime for runtime in runtimes if runtime != 'torch']
+        if others:
+            proto = trace_onnx(contender.forms['deploy'], x, 'input', [])
+            for runtime, compiled in (('onnxruntime', for_onnxruntime), ('openvino', for_openvino)):
+                if runtime in others:
+                    add('deploy', runtime, compiled(proto, x, threads))
+    except (RuntimeError, TypeError) as error:  # torch's, its exporter's, OpenVINO's; a network of more than one input
+        raise ValueError(f'{contender.name} does not run on {tuple(x.shape)} alone: {str(error).strip()[:300]!r}. Choose '
+                         'another --shape or --runtime, or leave it out.') from error
+    return entries
+
+
+@torch.no_grad()
+def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
+    """Parameters of a module, and its MACs on ``x``, both as mmengine counts."""
+    analyzer = FlopAnalyzer(module, (x, )).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return parameter_count(module)[''], int(analyzer.total())
+
+
+def measure(entries: Sequence[Entry], rounds: int, warmup: int) -> None:
+    """Run all entries once a round and append to their ``times_ms``, in an order that is drawn anew for each round.
+
+    So whatever slows the machine for a while meets all of them. An entry's turn is some milliseconds of forward passes that
+    are not timed, at least one, and then one that is: at first the caches hold another network, and the threads of another
+    runtime still spin, waiting for work. (On two cores that made ONNX Runtime's first pass after torch's 1.6 times as long.)
+    """
+    order, shuffle = list(entries), random.Random(0).shuffle
+    for i in _track(range(warmup + rounds), 'Measuring'):
+        shuffle(order)
+        for entry in order:
+            settled = time.perf_counter() + _SETTLE_SECONDS
+            entry.run()
+            while time.perf_counter() < settled:
+                entry.run()
+            start = time.perf_counter()
+            entry.run()
+            elapsed = time.perf_counter() - start
+            if i >= warmup:
+                entry.times_ms.append(1000 * elapsed)
+
+
+def summarize(entries: Sequence[Entry], baseline: str) -> list[dict]:
+    """One row for each entry: what it is, median, p95, minimum and all times, and its ratio to the baseline.
+
+    The ratio is the median of the rounds' ratios to the deploy form of ``baseline`` on the same runtime.
+    """
+    base = {entry.runtime: np.array(entry.times_ms) for entry in entries
+            if entry.model == baseline and entry.form == 'deploy'}
+    return [dict(model=entry.model, form=entry.form, runtime=entry.runtime, input='x'.join(map(str, entry.shape)),
+                 parameters=entry.parameters, macs=entry.macs, median_ms=float(np.median(entry.times_ms)),
+                 p95_ms=float(np.percentile(entry.times_ms, 95)), min_ms=min(entry.times_ms),
+                 ratio=float(np.median(entry.times_ms / base[entry.runtime])), times_ms=entry.times_ms)
+            for entry in entries]
+
+
+def correlate(rows: Sequence[dict]) -> list[dict]:
+    """Spearman's rank correlation of MACs and of parameters with the median latency, over the deploy forms.
+
+    Returns:
+        For each runtime and each of the two: ``runtime``, ``of``, ``models``, ``rho``, ``p``, ``paper_phone`` and
+        ``paper_cpu``; ``rho`` and ``p`` are None with fewer than three different counts, which say nothing.
+    """
+    correlations = []
+    for runtime in dict.fromkeys(row['runtime'] for row in rows):
+        deployed = [row for row in rows if row['runtime'] == runtime and row['form'] == 'deploy']
+        for of, paper in PAPER_RHO.items():
+            counts, rho, p = [row[of] for row in deployed], None, None
+            if len(set(counts)) >= 3:
+                rho, p = spearman(counts, [row['median_ms'] for row in deployed])
+            correlations.append(dict(runtime=runtime, of=of, models=len(deployed), rho=rho, p=p,
+                                     paper_phone=paper['phone'], paper_cpu=paper['cpu']))
+    return correlations
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Spearman's rho, and its two-sided p-value by permutations, for ``spearmanr``'s own is off for so few networks."""
+    ranks, others = zscore(rankdata(x)), zscore(rankdata(y))
+    test = permutation_test((ranks, ), lambda ranks, axis: (ranks * others).mean(axis), permutation_type='pairings',
+                            vectorized=True, random_state=0)
+    return float(spearmanr(x, y).statistic), float(test.pvalue)
+
+
+def cpu_name() -> str:
+    """What the processor calls itself, and how many of it there are."""
+    cpuinfo = Path('/proc/cpuinfo')
+    found = re.search(r'model name\s*:\s*(.+)', cpuinfo.read_text()) if cpuinfo.is_file() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f'{name}, {os.cpu_count()} logical CPUs'
+
+
+def _track(iterable, what: str, total: int | None = None):
+    return track(iterable, what, total, console=Console(stderr=True), transient=True)
