@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .block import MobileOneBlock, reparameterize_model
 from .graphs import MissingPackageError, require
 from .mobileone import MobileOne
+from .trained import read_config
 
 # mmdet's and mmseg's own networks on MobileNetV2, by their place below the package's configs.
 _CONFIG_PEERS = {
@@ -60,33 +61,20 @@ class DetectorOutputs(nn.Module):
 def make_forms(model: nn.Module) -> dict[str, nn.Module]:
     """A network as ``train`` (the sum of branches, with frozen statistics), ``eval`` and ``deploy``.
 
-    One without MobileOne branches has no train form, and is deployed with its norms folded by mmcv's ``fuse_conv_bn``.
+    One without MobileOne branches has no train form. The deploy form has the norms of necks, heads and other backbones folded
+    too, by mmcv's ``fuse_conv_bn``, as an exported file has them.
     """
     model.eval()
+    deployed = fuse_conv_bn(reparameterize_model(model))
     if not any(isinstance(module, MobileOneBlock) and not module.deploy for module in model.modules()):
-        return {'eval': model, 'deploy': fuse_conv_bn(deepcopy(model))}
+        return {'eval': model, 'deploy': deployed}
     summed = deepcopy(model)
     for module in summed.modules():
         if isinstance(module, (MobileOne, MobileOneBlock)):
             # Not train(), which would also put the norms, and dropout in a head, into training mode.
             module.training = True
             module.fast_train = False
-    return {'train': summed, 'eval': model, 'deploy': reparameterize_model(model)}
-
-
-def read_config(path: str) -> Config:
-    """Read the config of a network.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It has no model.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'Config {path!r} does not exist. The configs are below configs/.')
-    cfg = Config.fromfile(path)
-    if 'model' not in cfg:
-        raise ValueError(f'{path!r} has no model. Name the config of a detector or of a segmentor.')
-    return cfg
+    return {'train': summed, 'eval': model, 'deploy': deployed}
 
 
 def from_config(name: str, cfg: Config, size: tuple[int, int] | None = None) -> Contender:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .deployable import Deployable, DeployableDetector, input_shape, make_deployable
+from .exported_file import META, ExportedFile
 from .files import atomic_file
 from .graphs import append_nms, require, trace_onnx, write_onnx
 from .quantize import quantize
-from .runtimes import META, ExportedFile
 from .trained import class_names, load_trained, read_config
 
 SUFFIXES = {'onnx': '.onnx', 'torchscript': '.pt', 'openvino': '.xml', 'coreml': '.mlpackage'}

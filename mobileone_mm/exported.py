@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
-from .runtimes import ExportedFile
+from .exported_file import ExportedFile
 from .trained import class_names
 
 

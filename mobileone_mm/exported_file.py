@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .graphs import require
+from .runtimes import onnxruntime_session, openvino_compiled
 
 META = 'mobileone_mm'
 
@@ -57,22 +57,13 @@ def is_exported(path: str | Path) -> bool:
 
 
 def _onnxruntime(path: Path, threads: int | None):
-    runtime = require('onnxruntime')
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    session = runtime.InferenceSession(str(path), options, providers=runtime.get_available_providers())
+    session = onnxruntime_session(str(path), threads)
     name = session.get_inputs()[0].name
     return lambda image: session.run(None, {name: image}), session.get_modelmeta().custom_metadata_map[META]
 
 
 def _openvino(path: Path, threads: int | None):
-    openvino = require('openvino')
-    core = openvino.Core()
-    model = core.read_model(path)
-    # On CPUs that have bfloat16 it would compute in that, and miss by pixels.
-    settings = {'INFERENCE_PRECISION_HINT': 'f32'} | ({'INFERENCE_NUM_THREADS': threads} if threads else {})
-    compiled = core.compile_model(model, 'CPU', settings)
+    model, compiled = openvino_compiled(str(path), threads)
     return lambda image: list(compiled(image).values()), model.get_rt_info([META]).value
 
 

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 from .checkpoint import get_state_dict, read_checkpoint
 from .data import ROOT_VARIABLES, DataError, check_data
 from .exported import use_exported
-from .runtimes import is_exported
+from .exported_file import is_exported
 from .trained import holds_deploy_weights, set_deploy
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)

@@ -13,9 +13,9 @@ from rich.progress import track
 from torch import nn
 
 from .exported import use_exported
+from .exported_file import is_exported
 from .files import atomic_file
 from .quantize import picture_files
-from .runtimes import is_exported
 from .trained import class_names, dataset_meta, load_trained, read_config
 
 

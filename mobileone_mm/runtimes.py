@@ -40,23 +40,32 @@ def for_torch(module: nn.Module, x: Tensor) -> Callable[[], object]:
     return run
 
 
-def for_onnxruntime(proto, x: Tensor, threads: int) -> Callable[[], Sequence]:
-    """A call of an ``onnx.ModelProto`` on ``x`` by ONNX Runtime on the CPU."""
+def onnxruntime_session(model: bytes | str, threads: int | None = None):
+    """An ONNX file, by its content or its path, in ONNX Runtime, on the CPU."""
     onnxruntime = require('onnxruntime')
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
+
+
+def openvino_compiled(model: bytes | str, threads: int | None = None) -> tuple:
+    """An ONNX file by its content, or an OpenVINO one by its path: OpenVINO's model, and it compiled for the CPU."""
+    core = require('openvino').Core()
+    model = core.read_model(model)
+    # Where the CPU has bfloat16, that would be its default, and miss by pixels.
+    settings = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
+    return model, core.compile_model(model, 'CPU', settings | ({'INFERENCE_NUM_THREADS': threads} if threads else {}))
+
+
+def for_onnxruntime(proto, x: Tensor, threads: int) -> Callable[[], Sequence]:
+    """A call of an ``onnx.ModelProto`` on ``x`` by ONNX Runtime on the CPU."""
+    session = onnxruntime_session(proto.SerializeToString(), threads)
     feed = {session.get_inputs()[0].name: x.numpy()}
     return lambda: session.run(None, feed)
 
 
 def for_openvino(proto, x: Tensor, threads: int) -> Callable[[], Sequence]:
     """A call of an ``onnx.ModelProto`` on ``x`` by OpenVINO on the CPU, in float32."""
-    core = require('openvino').Core()
-    compiled = core.compile_model(core.read_model(proto.SerializeToString()), 'CPU', {
-        'INFERENCE_NUM_THREADS': threads, 'PERFORMANCE_HINT': 'LATENCY',
-        # Where the CPU has bfloat16, that would be its default.
-        'INFERENCE_PRECISION_HINT': 'f32'})
-    request, array = compiled.create_infer_request(), x.numpy()
+    request, array = openvino_compiled(proto.SerializeToString(), threads)[1].create_infer_request(), x.numpy()
     return lambda: list(request.infer([array], share_inputs=True, share_outputs=True).values())
