@@ -61,8 +61,8 @@ class DetectorOutputs(nn.Module):
 def make_forms(model: nn.Module) -> dict[str, nn.Module]:
     """A network as ``train`` (the sum of branches, with frozen statistics), ``eval`` and ``deploy``.
 
-    One without MobileOne branches has no train form. The deploy form has the norms of necks, heads and other backbones folded
-    too, by mmcv's ``fuse_conv_bn``, as an exported file has them.
+    One without MobileOne branches has no train form. In the deploy form the norms of necks, heads and other backbones are
+    folded too, by mmcv's ``fuse_conv_bn``, as an exported file has them.
     """
     model.eval()
     deployed = fuse_conv_bn(reparameterize_model(model))
