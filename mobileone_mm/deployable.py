@@ -128,8 +128,9 @@ class DeployableDetector(Deployable):
         scores = scores.sigmoid() if self.head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
         if self.nms:
             scores = scores * (scores > self.score_thr)
-            if 0 < self.nms_pre < scores.shape[1] * scores.shape[2]:
-                least = scores.flatten(1).topk(self.nms_pre).values[:, -1]
+            if self.nms_pre > 0:
+                # Filled up, because with free sizes a level may have fewer: then the least is 0, and all stay.
+                least = F.pad(scores.flatten(1), (0, self.nms_pre)).topk(self.nms_pre).values[:, -1]
                 scores = scores * (scores >= least[:, None, None])
         return scores if factors is None else scores * _flatten(factors.float(), 1).sigmoid()
 

@@ -3,7 +3,6 @@ import json
 from pathlib import Path
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
@@ -15,7 +14,7 @@ from torch import nn
 from .exported import use_exported
 from .exported_file import is_exported
 from .files import atomic_file
-from .quantize import picture_files
+from .pictures import load_picture, picture_files
 from .trained import class_names, dataset_meta, load_trained, read_config
 
 
@@ -60,7 +59,7 @@ def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_
     preds.mkdir(parents=True, exist_ok=True)
     unreadable = []
     for file in track(files, 'Predicting'):
-        picture = mmcv.imread(str(file))
+        picture = load_picture(file)
         if picture is None:
             unreadable.append(str(file))
             continue

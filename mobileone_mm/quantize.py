@@ -2,34 +2,10 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import mmcv
-import numpy as np
 from rich.progress import track
 
 from .graphs import require
-
-
-def picture_files(folder: str | Path) -> list[Path]:
-    """The pictures in a folder, sorted.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no picture in it.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f'There is no folder {str(folder)!r}.')
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp'))
-    if not files:
-        raise FileNotFoundError(f'There are no pictures (jpg, png, bmp, webp) in {str(folder)!r}.')
-    return files
-
-
-def read_picture(file: str | Path, shape: tuple[int, int]) -> np.ndarray:
-    """A picture as an exported graph takes it: RGB, resized to ``shape``, (1, 3, H, W), float32 from 0 to 255."""
-    picture = mmcv.imread(str(file), channel_order='rgb')
-    if picture is None:
-        raise ValueError(f'{str(file)!r} is no picture that OpenCV reads.')
-    return mmcv.imresize(picture, shape[::-1]).transpose(2, 0, 1)[None].astype(np.float32)
+from .pictures import picture_files, read_picture
 
 
 def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: bool = True):
@@ -51,7 +27,7 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
     Raises:
         FileNotFoundError: No pictures.
     """
-    tools = require('onnxruntime.quantization', 'onnxruntime')
+    onnx, tools = require('onnx'), require('onnxruntime.quantization', 'onnxruntime')
     files = picture_files(folder)
     name = proto.graph.input[0].name
 
@@ -65,11 +41,12 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
             return None if file is None else {name: read_picture(file, shape)}
 
     with TemporaryDirectory() as temporary:
-        out = Path(temporary, 'int8.onnx')
+        whole, out = Path(temporary, 'float.onnx'), Path(temporary, 'int8.onnx')
+        onnx.save(proto, whole)  # given the graph itself, it would move the weights out of it
         tools.quantize_static(
-            proto, out, Pictures(), per_channel=per_channel, activation_type=tools.QuantType.QUInt8,
+            whole, out, Pictures(), per_channel=per_channel, activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8, op_types_to_quantize=['Conv'], nodes_to_exclude=_last_convolutions(proto))
-        return require('onnx').load(out)
+        return onnx.load(out)
 
 
 def _last_convolutions(proto) -> list[str]:
