@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -41,7 +42,9 @@ class Kind:
         percent: What makes a percentage of that.
         metric: As metafiles call it.
         title: As the table calls it.
-        unit: Of the MACs in the table, in which it is ``scale``, with so many ``digits`` behind the point.
+        unit: Of MACs in the table.
+        scale: The unit in MACs.
+        digits: Behind the point, of MACs in that unit.
     """
 
     folder: str
@@ -84,7 +87,8 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
     checkpoints, logs = ({_known(config, leaves): file for config, file in (given or {}).items()}
                          for given in (checkpoints, logs))
     metafiles = {kind: _read_metafile(root / 'configs' / kind.folder / 'metafile.yml') for kind in KINDS}
-    counted = {model['Name'] for metafile in metafiles.values() for model in metafile['Models'] if 'Metadata' in model}
+    counted = {model['Name'] for metafile in metafiles.values() for model in metafile['Models']
+               if 'FLOPs' in model.get('Metadata', {})}
     chosen = {_known(config, leaves) for config in configs or leaves} | {*checkpoints, *logs} | (leaves.keys() - counted)
 
     # What may be refused comes before what takes minutes.
@@ -99,10 +103,9 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
         news[name]['Results'] = [_result(*leaves[name], log)]
 
     paths = [str(leaves[name][1]) for name in news]
-    metadata = {contender.name: _counts(contender) for contender in build_all(plan(paths, [], peers=False), [])}
-    if rounds is not None:
-        for name, latency in _latencies(paths, rounds).items():
-            metadata[name][_LATENCY] = [latency]
+    metadata = {} if rounds is None else _latencies(paths, rounds)
+    for contender in build_all(plan(paths, [], peers=False), []):
+        metadata[contender.name] = _counts(contender) | metadata.get(contender.name, {})
 
     texts = {}
     for kind, metafile in metafiles.items():
@@ -111,7 +114,7 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
             if leaves[name][0] is kind:
                 head = {'Name': name, 'In Collection': metafile['Collections'][0]['Name'],
                         'Config': leaves[name][1].relative_to(root).as_posix()}
-                old[name] = head | _updated(old.get(name, {}), metadata[name], news[name])
+                old[name] = _updated(head | old.get(name, {}) | head, metadata[name], news[name])
         metafile['Models'] = list(old.values())
         texts[root / 'configs' / kind.folder / 'metafile.yml'] = _HEADER + _dump(metafile)
         readme = _fill(readme, kind, _table(kind, metafile['Models']))
@@ -123,8 +126,8 @@ def first_differences(texts: Mapping[Path, str]) -> list[str]:
     """Of each file that has another content, the first line that differs."""
     found = []
     for path, text in texts.items():
-        is_lines = path.read_bytes().decode().splitlines() if path.is_file() else []
-        for number, (line, wanted) in enumerate(zip_longest(is_lines, text.splitlines(), fillvalue=''), 1):
+        lines = path.read_bytes().decode().splitlines() if path.is_file() else []
+        for number, (line, wanted) in enumerate(zip_longest(lines, text.splitlines(), fillvalue=''), 1):
             if line != wanted:
                 found.append(f'{path}:{number} is {line!r}, should be {wanted!r}')
                 break
@@ -192,16 +195,18 @@ def _counts(contender: Contender) -> dict[str, int]:
 
 
 def _latencies(configs: Sequence[str], rounds: int) -> dict[str, dict]:
-    """Of each config's deploy form under torch on this CPU, all in one interleaved run."""
+    """Metadata of each config's deploy form under torch on this CPU, all in one interleaved run."""
 
     def deploy_only(build: Callable[[], Contender]) -> Contender:
         contender = build()
         return replace(contender, forms={'deploy': contender.forms['deploy']})
 
     report = benchmark([partial(deploy_only, build) for build in plan(configs, [], peers=False)], rounds=rounds)
-    return {row['model']: {
-        'value': round(row['median_ms'], 2), 'hardware': headline(report | dict(rows=[row])), 'backend': 'PyTorch',
-        'batch size': 1, 'mode': 'FP32', 'resolution': row['input'].partition('x3x')[2]} for row in report['rows']}
+    when = f'{datetime.now():%Y-%m-%d %H:%M}'  # tells runs apart that are otherwise alike
+    return {row['model']: {_LATENCY: [{
+        'value': round(row['median_ms'], 2), 'hardware': f'{headline(report | dict(rows=[row]))}; {when}',
+        'backend': 'PyTorch', 'batch size': 1, 'mode': 'FP32', 'resolution': row['input'].partition('x3x')[2]}]}
+        for row in report['rows']}
 
 
 def _result(kind: Kind, config: Path, log: str) -> dict:
@@ -248,7 +253,7 @@ def _table(kind: Kind, models: Sequence[dict]) -> str:
     cells = [columns, ['---'] * len(columns), *([row[column] or '-' for column in columns] for row in rows)]
     lines = [f'| {" | ".join(line)} |' for line in cells]
     for machine, names in machines.items():
-        of = f' of {", ".join(names)}' if len(machines) > 1 else ''  # of several runs, not to be compared
+        of = f' of {", ".join(names)}' if len(machines) > 1 else ''  # of several runs, which are not to be compared
         lines += ['', f'Latency{of}: deploy form, median; {machine}.']
     return '\n'.join([*lines, ''])
 

@@ -12,7 +12,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.visualization import LocalVisBackend
 
-from mobileone_mm.model_card import KINDS, best_metric, first_differences, make_card, write_card
+from mobileone_mm.model_card import KINDS, _table, best_metric, first_differences, make_card, write_card
 
 DETECTOR, SEGMENTOR = 'ssdlite_mobileone_s0', 'deeplabv3_mobileone_s0_voc12aug'
 WRITTEN = ['configs/detection/metafile.yml', 'configs/segmentation/metafile.yml', 'model-index.yml', 'README.md']
@@ -163,6 +163,7 @@ def test_markers_that_are_not_there_once(project, no_counting, old, new):
 
 @pytest.mark.parametrize('given, message', [
     (dict(configs=['ssdlite_s9']), r"'ssdlite_s9' is not among the configs of the model card. They are .*mobileone_s0, "),
+    (dict(rounds=0), '--rounds must be at least 1, got 0'),
     (dict(configs=['elsewhere/ssdlite_mobileone_s0.py']), 'is not among the configs'),
     (dict(configs=['configs/detection/ssdlite_mobileone_s2_shapes.py']), 'is not among the configs'),
     (dict(logs={'s9': 'work'}), "'s9' is not among the configs"),
@@ -180,6 +181,16 @@ def test_what_is_refused(project, no_counting, tmp_path, monkeypatch, given, mes
     with pytest.raises((ValueError, OSError), match=message) as error:
         make_card(project, **given)
     assert '\n' not in str(error.value)
+
+
+def test_latencies_of_several_runs_are_told_apart():
+    def model(name, machine):
+        counts = dict.fromkeys(('Parameters', 'FLOPs', 'Parameters (train form)', 'FLOPs (train form)'), 1)
+        return dict(Name=name, Config=name, Metadata=counts | {'inference time (ms/im)': [dict(value=1., hardware=machine)]})
+    one = _table(KINDS[0], [model('a', 'this one'), model('b', 'this one')])
+    assert one.endswith('|\n\nLatency: deploy form, median; this one.\n')
+    two = _table(KINDS[0], [model('a', 'this one'), model('b', 'another'), model('c', 'this one')])
+    assert 'Latency of a, c: deploy form, median; this one.\n\nLatency of b: deploy form, median; another.\n' in two
 
 
 def test_a_metafile_that_is_none(project, no_counting):
