@@ -6,7 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: help install demo demo-seg test test-slow lint clean
+.PHONY: help install demo demo-seg test test-slow lint card clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ test-slow: install  ## the tests that take minutes
 
 lint: install  ## ruff
 	$(BIN)/ruff check
+
+card: install  ## README's tables of models and the metafiles, with latencies of this machine
+	$(BIN)/python tools/model_card.py
 
 clean:  ## remove what the targets made, but not work_dirs
 	rm -rf $(VENV) build dist *.egg-info mobileone_mm/.mim data/shapes

@@ -7,25 +7,27 @@ from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-# mm's tools look for a package's configs and tools here.
+# mm's tools look for a package's configs, tools and model-index.yml here.
 MIM = Path('mobileone_mm', '.mim')
 
 
 class BuildWithMim(build_py):
-    """Put configs and tools into the package: copies in a wheel, links under an editable install."""
+    """Put configs, tools and model-index.yml into the package: copies in a wheel, links under an editable install."""
 
     def run(self):
         super().run()
-        for name in ('configs', 'tools'):
+        for name in ('configs', 'tools', 'model-index.yml'):
             if getattr(self, 'editable_mode', False):
                 link = ROOT / MIM / name
                 link.parent.mkdir(exist_ok=True)
                 link.unlink(missing_ok=True)
-                link.symlink_to(Path('..', '..', name), target_is_directory=True)
-            else:
+                link.symlink_to(Path('..', '..', name), target_is_directory=(ROOT / name).is_dir())
+            elif (ROOT / name).is_dir():
                 target = Path(self.build_lib, MIM, name)
                 shutil.rmtree(target, ignore_errors=True)
                 shutil.copytree(ROOT / name, target, ignore=shutil.ignore_patterns('__pycache__'))
+            else:
+                shutil.copy(ROOT / name, Path(self.build_lib, MIM, name))
 
 
 version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / '__init__.py').read_text(encoding='utf-8'))[1]

@@ -25,7 +25,7 @@ def test_wheel_in_another_environment(tmp_path):
     wheel = next(tmp_path.glob('mobileone_mm-*.whl'))
     names = zipfile.ZipFile(wheel).namelist()
     sources = {str(path.relative_to(ROOT)) for folder in ('configs', 'tools') for path in (ROOT / folder).rglob('*')
-               if path.is_file() and '__pycache__' not in path.parts}
+               if path.is_file() and '__pycache__' not in path.parts} | {'model-index.yml'}
     assert {name.removeprefix('mobileone_mm/.mim/') for name in names if '.mim/' in name} == sources
     assert not any(name.startswith('tests') for name in names)
     # Another environment, which borrows this one's libraries but not this project.
@@ -49,10 +49,11 @@ def test_editable_install_links_configs_and_tools(tmp_path):
     from conftest import run
     other = tmp_path / 'env' / 'bin' / 'python'
     run('cp', '-r', *[ROOT / name for name in ('mobileone_mm', 'configs', 'tools', 'setup.py', 'pyproject.toml',
-                                               'README.md', 'MANIFEST.in', 'LICENSE', 'NOTICE')], tmp_path)
+                                               'README.md', 'MANIFEST.in', 'LICENSE', 'NOTICE', 'model-index.yml')],
+        tmp_path)
     run('rm', '-rf', tmp_path / 'mobileone_mm' / '.mim')
     run(other, '-m', 'pip', 'install', '-q', '--no-deps', '-e', tmp_path)
-    for name in ('configs', 'tools'):
+    for name in ('configs', 'tools', 'model-index.yml'):
         assert (tmp_path / 'mobileone_mm' / '.mim' / name).resolve() == (tmp_path / name).resolve()
 
 

@@ -1,0 +1,262 @@
+"""The model card: README's tables, metafile.yml beside the configs, and model-index.yml, from the configs themselves.
+
+The metafiles are the store, of which the tables are made. What a run is not given anew stays in them: results, weights and
+latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
+"""
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+import yaml
+
+from .benchmark import benchmark, count
+from .block import reparameterize_model
+from .contenders import Contender, build_all, plan
+from .data import datasets
+from .files import atomic_file
+from .report import headline
+from .trained import load_trained, read_config
+
+_HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.\n'
+           '# FLOPs are MACs, as everywhere in mm, of one picture; numbers without a form are of the deploy form.\n')
+_FORMS = (' (train form)', '')  # behind Parameters and FLOPs
+_LATENCY = 'inference time (ms/im)'
+_DATASETS = {'CocoDataset': 'COCO', 'PascalVOCDataset': 'Pascal VOC 2012', 'ADE20KDataset': 'ADE20K'}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A folder of configs, which has a metafile and a table.
+
+    Attributes:
+        folder: Its name below configs, and in the table's markers.
+        task: As metafiles call it.
+        logged: The metric as mm logs it.
+        percent: What makes a percentage of that.
+        metric: As metafiles call it.
+        title: As the table calls it.
+        unit: Of MACs in the table.
+        scale: The unit in MACs.
+        digits: Behind the point, of MACs in that unit.
+    """
+
+    folder: str
+    task: str
+    logged: str
+    percent: int
+    metric: str
+    title: str
+    unit: str
+    scale: float
+    digits: int
+
+
+KINDS = (Kind('detection', 'Object Detection', 'coco/bbox_mAP', 100, 'box AP', 'mAP', 'M', 1e6, 0),
+         Kind('segmentation', 'Semantic Segmentation', 'mIoU', 1, 'mIoU', 'mIoU', 'G', 1e9, 1))
+
+
+def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mapping[str, str] | None = None,
+              logs: Mapping[str, str] | None = None, rounds: int | None = None) -> dict[Path, str]:
+    """What README.md, the metafiles and model-index.yml should contain; nothing is written.
+
+    Args:
+        root: Folder of README.md and configs.
+        configs: What to count anew, by path or by name; default: all but those of the drawn shapes. What is in no metafile
+            yet is counted in any case, and so is what ``checkpoints`` and ``logs`` name.
+        checkpoints: Config -> its trained checkpoint.
+        logs: Config -> work dir or scalars.json of its training.
+        rounds: Rounds of measuring the latency of what is counted; None: latencies stay as they were.
+
+    Returns:
+        Text by path.
+
+    Raises:
+        OSError: A file is missing.
+        ValueError: A config, checkpoint, log, metafile or README is not what it should be.
+    """
+    root = Path(root)
+    leaves = {path.stem: (kind, path) for kind in KINDS for path in sorted((root / 'configs' / kind.folder).glob('*.py'))
+              if not path.stem.endswith('_shapes')}
+    checkpoints, logs = ({_known(config, leaves): file for config, file in (given or {}).items()}
+                         for given in (checkpoints, logs))
+    metafiles = {kind: _read_metafile(root / 'configs' / kind.folder / 'metafile.yml') for kind in KINDS}
+    counted = {model['Name'] for metafile in metafiles.values() for model in metafile['Models']
+               if 'FLOPs' in model.get('Metadata', {})}
+    chosen = {_known(config, leaves) for config in configs or leaves} | {*checkpoints, *logs} | (leaves.keys() - counted)
+
+    # What may be refused comes before what takes minutes.
+    readme = (root / 'README.md').read_bytes().decode()
+    for kind in KINDS:
+        readme = _fill(readme, kind, '')
+    news = {name: {} for name in leaves if name in chosen}
+    for name, file in checkpoints.items():
+        load_trained(read_config(leaves[name][1]), file)
+        news[name] |= {'Weights': Path(file).name, 'SHA256': hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+    for name, log in logs.items():
+        news[name]['Results'] = [_result(*leaves[name], log)]
+
+    paths = [str(leaves[name][1]) for name in news]
+    metadata = {} if rounds is None else _latencies(paths, rounds)
+    for contender in build_all(plan(paths, [], peers=False), []):
+        metadata[contender.name] = _counts(contender) | metadata.get(contender.name, {})
+
+    texts = {}
+    for kind, metafile in metafiles.items():
+        old = {model['Name']: model for model in metafile['Models'] if model['Name'] in leaves}
+        for name in news:
+            if leaves[name][0] is kind:
+                head = {'Name': name, 'In Collection': metafile['Collections'][0]['Name'],
+                        'Config': leaves[name][1].relative_to(root).as_posix()}
+                old[name] = _updated(head | old.get(name, {}) | head, metadata[name], news[name])
+        metafile['Models'] = list(old.values())
+        texts[root / 'configs' / kind.folder / 'metafile.yml'] = _HEADER + _dump(metafile)
+        readme = _fill(readme, kind, _table(kind, metafile['Models']))
+    index = {'Import': [path.relative_to(root).as_posix() for path in texts]}
+    return texts | {root / 'model-index.yml': _dump(index), root / 'README.md': readme}
+
+
+def first_differences(texts: Mapping[Path, str]) -> list[str]:
+    """Of each file that has another content, the first line that differs."""
+    found = []
+    for path, text in texts.items():
+        lines = path.read_bytes().decode().splitlines() if path.is_file() else []
+        for number, (line, wanted) in enumerate(zip_longest(lines, text.splitlines(), fillvalue=''), 1):
+            if line != wanted:
+                found.append(f'{path}:{number} is {line!r}, should be {wanted!r}')
+                break
+    return found
+
+
+def write_card(texts: Mapping[Path, str]) -> list[Path]:
+    """Write the files that change, each complete or not at all; returns their paths."""
+    changed = [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode()]
+    for path in changed:
+        with atomic_file(path) as file:
+            file.write(texts[path].encode())
+    return changed
+
+
+def best_metric(log: str | Path, metric: str) -> float:
+    """The best value of a metric in a work dir, of all its runs, or in one file of mmengine's scalars.
+
+    Raises:
+        ValueError: There is none, or what is there is not mmengine's.
+    """
+    files = sorted(Path(log).rglob('scalars.json')) or [Path(log)]
+    remedy = 'Name the work dir of a training that validated, or its TIMESTAMP/vis_data/scalars.json.'
+    try:
+        rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        # Not NaN, nor the -1 of pycocotools for a mean over nothing.
+        values = [row[metric] for row in rows if row.get(metric, -1) >= 0]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f'{str(log)!r} is no log of mmengine: {error}. {remedy}') from error
+    if not values:
+        raise ValueError(f'{str(log)!r} has no {metric}. {remedy}')
+    return max(values)
+
+
+def _known(config: str, leaves: Mapping[str, tuple[Kind, Path]]) -> str:
+    """The name of a config that is given by it or by its path."""
+    name = Path(config).stem
+    if name not in leaves or (config != name and Path(config).resolve() != leaves[name][1].resolve()):
+        raise ValueError(f'{config!r} is not among the configs of the model card. They are {", ".join(leaves)}.')
+    return name
+
+
+def _read_metafile(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        return {'Collections': [*content['Collections']], 'Models': content.get('Models') or []}
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{str(path)!r} is no metafile with Collections: {reason}. Restore it by git.') from error
+
+
+def _dump(content: dict) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _counts(contender: Contender) -> dict[str, int]:
+    """Parameters and MACs in training, and with MobileOne reparameterized but all other norms in place."""
+    model = contender.forms['eval'].train()
+    x = torch.zeros(2, *contender.shape)  # one picture alone gives a norm behind global pooling no statistics
+    counts = {}
+    for suffix, form in zip(_FORMS, (model, reparameterize_model(model).eval()), strict=True):
+        parameters, macs = count(form, x)
+        counts |= {f'Parameters{suffix}': parameters, f'FLOPs{suffix}': macs // len(x)}
+    return counts
+
+
+def _latencies(configs: Sequence[str], rounds: int) -> dict[str, dict]:
+    """Metadata of each config's deploy form under torch on this CPU, all in one interleaved run."""
+
+    def deploy_only(build: Callable[[], Contender]) -> Contender:
+        contender = build()
+        return replace(contender, forms={'deploy': contender.forms['deploy']})
+
+    report = benchmark([partial(deploy_only, build) for build in plan(configs, [], peers=False)], rounds=rounds)
+    when = f'{datetime.now():%Y-%m-%d %H:%M}'  # tells runs apart that are otherwise alike
+    return {row['model']: {_LATENCY: [{
+        'value': round(row['median_ms'], 2), 'hardware': f'{headline(report | dict(rows=[row]))}; {when}',
+        'backend': 'PyTorch', 'batch size': 1, 'mode': 'FP32', 'resolution': row['input'].partition('x3x')[2]}]}
+        for row in report['rows']}
+
+
+def _result(kind: Kind, config: Path, log: str) -> dict:
+    dataset = next(datasets(read_config(config).test_dataloader.dataset)).type
+    value = round(kind.percent * best_metric(log, kind.logged), 2)
+    return {'Task': kind.task, 'Dataset': _DATASETS.get(dataset, dataset), 'Metrics': {kind.metric: value}}
+
+
+def _updated(old: dict, metadata: dict, new: dict) -> dict:
+    """A model's entry with what was found now; what was not, stays."""
+    if old.get('SHA256') is not None and old['SHA256'] == new.get('SHA256'):
+        new = new | {'Weights': old['Weights']}  # by now perhaps a URL
+    return old | {'Metadata': old.get('Metadata', {}) | metadata} | new
+
+
+def _fill(readme: str, kind: Kind, text: str) -> str:
+    """README with ``text`` between the markers of a kind."""
+    markers = [f'<!-- model-card:{kind.folder} -->', f'<!-- /model-card:{kind.folder} -->']
+    parts = re.split('({}|{})'.format(*map(re.escape, markers)), readme)
+    if parts[1::2] != markers:
+        raise ValueError(f'README.md needs the lines {markers[0]!r} and {markers[1]!r} around the table, each of them once.')
+    return ''.join([*parts[:2], f'\n\n{text}\n', *parts[3:]])
+
+
+def _table(kind: Kind, models: Sequence[dict]) -> str:
+    """The models in Markdown, and below it where latencies were measured; a column that would be empty is left out."""
+    rows, machines = [], {}
+    for model in models:
+        metadata = model['Metadata']
+        parameters, macs = ([metadata[f'{key}{form}'] for form in _FORMS] for key in ('Parameters', 'FLOPs'))
+        latency = metadata.get(_LATENCY, [None])[0]
+        if latency:
+            machines.setdefault(latency['hardware'], []).append(model['Name'])
+        rows.append({
+            'config': f'[{model["Name"]}]({model["Config"]})',
+            'parameters (M)': ' → '.join(f'{number / 1e6:.2f}' for number in parameters),
+            f'MACs ({kind.unit})': ' → '.join(f'{number / kind.scale:.{kind.digits}f}' for number in macs),
+            'latency (ms)': f'{latency["value"]:.1f}' if latency else '',
+            f'{kind.title}, ours': _percent(kind, model.get('Results')),
+            f'{kind.title} in the paper': _percent(kind, model.get('Paper Results')) or 'not in the table',
+            'sha256': model.get('SHA256', '')[:8],
+        })
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    cells = [columns, ['---'] * len(columns), *([row[column] or '-' for column in columns] for row in rows)]
+    lines = [f'| {" | ".join(line)} |' for line in cells]
+    for machine, names in machines.items():
+        of = f' of {", ".join(names)}' if len(machines) > 1 else ''  # of several runs, which are not to be compared
+        lines += ['', f'Latency{of}: deploy form, median; {machine}.']
+    return '\n'.join([*lines, ''])
+
+
+def _percent(kind: Kind, results: Sequence[dict] | None) -> str:
+    return f'{results[0]["Metrics"][kind.metric]:.1f}' if results else ''
