@@ -73,7 +73,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         raise ValueError(f'The input size is {height}x{width}, but the model takes multiples of {deployable.divisor}.')
     if dynamic and deployable.divisor > 1:
         raise ValueError(f'With free sizes a graph cannot pad to multiples of {deployable.divisor}, as data_preprocessor '
-                         'does. Name one size by --shape, or set model.data_preprocessor.pad_size_divisor=1 by --cfg-options.')
+                         'does. Name one size by --shape, or set its pad_size_divisor=1 by --cfg-options.')
     if half and fmt in ('onnx', 'torchscript'):
         deployable = make_deployable(model, cfg, nms, argmax).half_network()
     meta = dict(
