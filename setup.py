@@ -30,6 +30,9 @@ class BuildWithMim(build_py):
                 shutil.copy(ROOT / name, Path(self.build_lib, MIM, name))
 
 
+# Exporting takes those of its format: onnx, onnxscript and the runtime, or coremltools, or none for TorchScript.
+EXPORT = ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'coremltools']
+
 version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / '__init__.py').read_text(encoding='utf-8'))[1]
 setup(
     name='mobileone_mm',
@@ -47,7 +50,8 @@ setup(
                   'onedl-mmsegmentation==1.4.2', 'tensorboard'],
         'openmmlab': ['mmengine==0.10.7', 'mmcv>=2.0.0,<2.2.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex',
                       'tensorboard', 'setuptools<82'],
-        'test': ['pytest', 'ruff', 'build', 'onnx', 'onnxruntime', 'onnxscript', 'psutil'],
+        'export': EXPORT,
+        'test': [*EXPORT, 'pytest', 'ruff', 'build', 'psutil'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

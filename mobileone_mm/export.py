@@ -32,7 +32,8 @@ _OUTPUTS = {
 
 def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str, *, shape: tuple[int, int] | None = None,
            batch: int = 1, dynamic: bool = False, half: bool = False, nms: bool = False, argmax: bool = False,
-           calibration: str | Path | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
+           calibration: str | Path | None = None, per_channel: bool = True, cfg_options: dict | None = None,
+           trust: bool = False) -> dict:
     """Write a trained detector or segmentor for a runtime, and compare its answers with PyTorch's.
 
     The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
@@ -51,6 +52,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         nms: Whether NMS is in the graph, for detectors (not for Core ML).
         argmax: Whether the graph gives classes instead of logits, for segmentors.
         calibration: Folder of pictures; given, the network is quantized to int8 (ONNX and OpenVINO).
+        per_channel: Whether int8 has a scale for each channel of a kernel, or one for all of it, which costs accuracy.
         cfg_options: As ``--cfg-options``.
         trust: As for ``read_checkpoint``.
 
@@ -91,7 +93,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         proto = to_onnx(deployable, example, dynamic)
         proto.metadata_props.add(key=META, value=json.dumps(meta))
         if calibration is not None:
-            proto = quantize(proto, calibration, (height, width))
+            proto = quantize(proto, calibration, (height, width), per_channel)
         if nms:
             proto = append_nms(proto, deployable.iou_threshold, deployable.max_per_img)
         write_onnx(proto, out) if fmt == 'onnx' else _write_openvino(proto, out, meta, half)

@@ -12,14 +12,14 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
     """Quantize a graph's convolutions, with weights in int8 and activations in uint8, scaled to some pictures.
 
     Decoding stays in float32. So do the convolutions that nothing but decoding follows: scores and boxes would come in 256
-    steps.
+    steps. ``benchmarks/int8.py`` measures what the rest costs.
 
     Args:
         proto: ``onnx.ModelProto`` of one input, of batch 1 or free.
         folder: Folder of pictures (some tens to hundreds) like those that it will see.
         shape: Height and width to resize them to.
         per_channel: One scale for each output channel of a kernel, instead of one for all. MobileOne's folded depthwise
-            kernels differ by orders of magnitude between channels.
+            kernels differ by orders of magnitude between channels, and with one scale they are lost.
 
     Returns:
         The graph in QDQ form.
@@ -45,7 +45,10 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
         onnx.save(proto, whole)  # given the graph itself, it would move the weights out of it
         tools.quantize_static(
             whole, out, Pictures(), per_channel=per_channel, activation_type=tools.QuantType.QUInt8,
-            weight_type=tools.QuantType.QInt8, op_types_to_quantize=['Conv'], nodes_to_exclude=_last_convolutions(proto))
+            weight_type=tools.QuantType.QInt8, nodes_to_exclude=_last_convolutions(proto),
+            # With the activations, a convolution's output is quantized behind its ReLU and wastes no step on what that cuts
+            # off. The mean of the pictures' extremes, not the extreme of all, as single outliers would set the scale.
+            op_types_to_quantize=['Conv', 'Relu', 'Clip'], extra_options=dict(CalibMovingAverage=True))
         return onnx.load(out)
 
 

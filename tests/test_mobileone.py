@@ -177,6 +177,28 @@ def test_with_cp_changes_neither_gradients_nor_statistics():
         torch.testing.assert_close(recomputing.state_dict()[key], value, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize('deploy', [False, True])
+def test_channels_last_inside_on_a_cpu(deploy):
+    """Where no gradient is wanted: what comes in plain goes out plain, and is the same."""
+    model = randomize(MobileOne('s4', out_indices=(0, 3))).eval()
+    model = reparameterize_model(model) if deploy else model
+    layouts = []
+    model.stage2.register_forward_pre_hook(
+        lambda module, x: layouts.append(x[0].is_contiguous(memory_format=torch.channels_last)))
+    x = torch.randn(2, 3, 64, 64)
+    expected = model(x)
+    with torch.no_grad():
+        got, in_their_layout = model(x), model(x.to(memory_format=torch.channels_last))
+        in_double = model.double()(x.double())
+    assert layouts == [False, True, True, False]
+    for a, b, c, d in zip(expected, got, in_their_layout, in_double, strict=True):
+        assert b.is_contiguous() and c.is_contiguous(memory_format=torch.channels_last) and not c.is_contiguous()
+        scale = a.abs().max()
+        for other in (b, c, d.float()):
+            torch.testing.assert_close(other / scale, a / scale, rtol=0, atol=1e-5)
+        b.view(2, -1)  # as some heads do
+
+
 def test_training_in_channels_last_on_a_cpu():
     """The stem's strided 1x1 convolution corrupts the heap of torch 2.13 there, hence a process of its own."""
     code = ('import torch, mobileone_mm; m = mobileone_mm.MobileOne("s0").to(memory_format=torch.channels_last); '

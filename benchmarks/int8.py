@@ -1,0 +1,70 @@
+"""What int8 costs a trained detector or segmentor, in its metric and in latency: CONFIG CKPT CALIB_DIR.
+
+Files for ONNX Runtime in float32, in half precision, and in int8 with one scale a kernel and with one scale a channel, each
+tested on the config's test data and timed in interleaved runs.
+"""
+import argparse
+import statistics
+import time
+from argparse import Namespace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mobileone_mm.export import example_picture, export
+from mobileone_mm.exported_file import ExportedFile
+from mobileone_mm.launch import build_runner, prepare_test
+
+
+def metrics(config: str, file: Path) -> dict[str, float]:
+    """The metrics of ``tools/test.py``."""
+    flags = Namespace(config=config, checkpoint=str(file), cfg_options=None, work_dir=str(file.parent / 'test'), out=None,
+                      launcher='none', local_rank=0, show=False, show_dir=None, tta=False)
+    return build_runner(prepare_test(flags)).test()
+
+
+def median_seconds(files: dict[str, ExportedFile], runs: int) -> dict[str, float]:
+    """Median time of each, in interleaved runs."""
+    image = example_picture(tuple(next(iter(files.values())).meta['shape'][2:])).numpy()
+    times = {name: [] for name in files}
+    for i in track(range(runs + 3), 'Measuring'):
+        for name, file in files.items():
+            start = time.perf_counter()
+            file(image)
+            if i >= 3:  # warm
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', metavar='CONFIG')
+    parser.add_argument('checkpoint', metavar='CKPT')
+    parser.add_argument('calibration', metavar='CALIB_DIR', help='folder of pictures to scale int8 to')
+    parser.add_argument('--threads', type=int, help="default: ONNX Runtime's choice")
+    parser.add_argument('--runs', type=int, default=50)
+    args = parser.parse_args()
+    int8 = dict(calibration=args.calibration)
+    variants = {'float32': {}, 'fp16': dict(half=True), 'int8, per tensor': int8 | dict(per_channel=False),
+                'int8, per channel': int8}
+    results, files, sizes = {}, {}, {}
+    with TemporaryDirectory() as folder:
+        for name, options in variants.items():
+            out = Path(folder, f'{name}.onnx')
+            sizes[name] = export(args.config, args.checkpoint, out, 'onnx', **options)['bytes']
+            results[name] = metrics(args.config, out)
+            files[name] = ExportedFile(out, args.threads)
+        seconds = median_seconds(files, args.runs)
+    names = [name for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'mIoU', 'mAcc') if name in results['float32']]
+    table = Table('file', *names, 'latency over float32', 'ms', 'MiB')
+    for name in variants:
+        numbers = (seconds[name] / seconds['float32'], 1000 * seconds[name], sizes[name] / 2**20)
+        table.add_row(name, *(f'{results[name][metric]:.3f}' for metric in names), *(f'{number:.2f}' for number in numbers))
+    Console(width=120).print(table)
+
+
+if __name__ == '__main__':
+    main()
