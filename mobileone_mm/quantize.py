@@ -15,7 +15,7 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
     steps. ``benchmarks/int8.py`` measures what the rest costs.
 
     Args:
-        proto: ``onnx.ModelProto`` of one input, of batch 1 or free.
+        proto: ``onnx.ModelProto`` of one input.
         folder: Folder of pictures (some tens to hundreds) like those that it will see.
         shape: Height and width to resize them to.
         per_channel: One scale for each output channel of a kernel, instead of one for all. MobileOne's folded depthwise
@@ -30,6 +30,7 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
     onnx, tools = require('onnx'), require('onnxruntime.quantization', 'onnxruntime')
     files = picture_files(folder)
     name = proto.graph.input[0].name
+    batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
 
     class Pictures(tools.CalibrationDataReader):
 
@@ -38,7 +39,7 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
 
         def get_next(self) -> dict | None:
             file = next(self.batches, None)
-            return None if file is None else {name: read_picture(file, shape)}
+            return None if file is None else {name: read_picture(file, shape).repeat(batch, axis=0)}
 
     with TemporaryDirectory() as temporary:
         whole, out = Path(temporary, 'float.onnx'), Path(temporary, 'int8.onnx')
