@@ -15,6 +15,7 @@ from .deployable import Deployable, DeployableDetector, input_shape, make_deploy
 from .exported_file import META, ExportedFile
 from .files import atomic_file
 from .graphs import append_nms, require, trace_onnx, write_onnx
+from .pictures import picture_files, read_picture
 from .quantize import quantize
 from .trained import class_names, load_trained, read_config
 
@@ -58,7 +59,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
 
     Returns:
         The file's metadata (see ``ExportedFile.meta``), its ``bytes``, and in words its ``agreement`` with PyTorch in
-        single precision on a synthetic picture; None where the file cannot be run here.
+        single precision on a synthetic picture, for int8 on one of ``calibration``; None where it cannot be run here.
 
     Raises:
         FileNotFoundError: Config, checkpoint or calibration folder missing.
@@ -97,7 +98,10 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         if nms:
             proto = append_nms(proto, deployable.iou_threshold, deployable.max_per_img)
         write_onnx(proto, out) if fmt == 'onnx' else _write_openvino(proto, out, meta, half)
-    agreement = None if fmt == 'coreml' else compare(ExportedFile(out), reference, example)
+    if calibration is not None:  # what it was not scaled to tells nothing
+        example = torch.from_numpy(read_picture(picture_files(calibration)[0], (height, width))).repeat(len(example), 1, 1, 1)
+    tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
+    agreement = None if fmt == 'coreml' else compare(ExportedFile(out), reference, example, *tolerances)
     return meta | dict(bytes=sum(file.stat().st_size for file in _files(out)), agreement=agreement)
 
 
@@ -188,13 +192,14 @@ def example_picture(shape: tuple[int, int], batch: int = 1) -> Tensor:
 
 
 @torch.inference_mode()
-def compare(file: ExportedFile, model: Deployable, image: Tensor) -> str:
-    """How far a file's answers agree with the model's, in words."""
+def compare(file: ExportedFile, model: Deployable, image: Tensor, pixels: float = 0.5, score: float = 1e-3) -> str:
+    """How far a file's answers agree with the model's, in words; tolerances as in :func:`share_of_boxes`."""
     answers = model(image)
     answers = [answer.numpy() for answer in (answers if isinstance(answers, tuple) else (answers, ))]
     expected, got = dict(zip(model.output_names, answers, strict=True)), file(image.numpy())
     if 'labels' in expected:
-        return f'{share_of_boxes(expected, got):.2%} of the boxes are alike (class, 0.5 px, score 1e-3)'
+        share = share_of_boxes(expected, got, pixels, score)
+        return f'{share:.2%} of the boxes are alike (class, within {pixels:g} px and {score:g} of the score)'
     if 'mask' in expected:
         return f'{np.mean(expected["mask"] == got["mask"]):.2%} of the pixels are alike'
     return ', '.join(f'{name} differ by at most {np.abs(got[name] - expected[name]).max():.2g}' for name in expected)

@@ -144,7 +144,7 @@ def test_detector_in_other_formats(fmt, suffix, detector, pictures, tmp_path):
         pytest.importorskip('openvino')
     out = tmp_path / f'detector{suffix}'
     result = export(*detector, out, fmt, nms=True)
-    assert result['agreement'].endswith('of the boxes are alike (class, 0.5 px, score 1e-3)')
+    assert result['agreement'].endswith('alike (class, within 0.5 px and 0.001 of the score)')
     assert_alike(predicted(*detector, pictures), predicted(detector[0], out, pictures))
 
 

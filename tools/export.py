@@ -32,7 +32,7 @@ def main() -> None:
     print(f'Takes {result["input"]}: {tuple(size or "free" for size in result["shape"])}.')
     for name, meaning in result['outputs'].items():
         print(f'Gives {name}: {meaning}.')
-    print(f'Compared with PyTorch on a synthetic picture: {result["agreement"]}.' if result['agreement'] else
+    print(f'Compared with PyTorch on one picture: {result["agreement"]}.' if result['agreement'] else
           'It was not executed: there is no runtime for it on this system.')
 
 
