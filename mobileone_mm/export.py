@@ -99,7 +99,8 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
             proto = append_nms(proto, deployable.iou_threshold, deployable.max_per_img)
         write_onnx(proto, out) if fmt == 'onnx' else _write_openvino(proto, out, meta, half)
     if calibration is not None:  # what it was not scaled to tells nothing
-        example = torch.from_numpy(read_picture(picture_files(calibration)[0], (height, width))).repeat(len(example), 1, 1, 1)
+        picture = read_picture(picture_files(calibration)[0], (height, width))
+        example = torch.from_numpy(picture.repeat(len(example), axis=0))
     tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
     agreement = None if fmt == 'coreml' else compare(ExportedFile(out), reference, example, *tolerances)
     return meta | dict(bytes=sum(file.stat().st_size for file in _files(out)), agreement=agreement)
