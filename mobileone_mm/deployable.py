@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from .block import reparameterize_model
 
-PREDICTIONS = {'mmdet': ('boxes', 'scores', 'labels'), 'mmseg': ('mask', )}
-
 
 class Deployable(nn.Module):
     """Takes pictures in RGB, (N, 3, H, W), float32 from 0 to 255, and prepares them as the model's data preprocessor does.
@@ -97,7 +95,7 @@ class DeployableDetector(Deployable):
         if nms and (nms_cfg.get('type') != 'nms' or nms_cfg.get('class_agnostic') or nms_cfg.get('offset')):
             raise ValueError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", class by class, without offset. '
                              'Set model.test_cfg.nms, or leave NMS out of the file.')
-        self.output_names = PREDICTIONS['mmdet'] if nms else ('boxes', 'scores')
+        self.output_names = ('boxes', 'scores', 'labels') if nms else ('boxes', 'scores')
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Pictures -> the outputs that ``output_names`` names."""
@@ -163,7 +161,7 @@ class DeployableSegmentor(Deployable):
                              'at once. Set model.test_cfg.mode=whole.')
         super().__init__(model)
         self.argmax = argmax
-        self.output_names = PREDICTIONS['mmseg'] if argmax else ('logits', )
+        self.output_names = ('mask', ) if argmax else ('logits', )
 
     def forward(self, image: Tensor) -> Tensor:
         """Pictures -> logits or mask."""

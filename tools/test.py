@@ -1,15 +1,16 @@
-"""Test a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT."""
+"""Test a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT, or a file of tools/export.py."""
 import argparse
 
 from mobileone_mm.checkpoint import CheckpointError
 from mobileone_mm.data import DataError
+from mobileone_mm.graphs import MissingPackageError
 from mobileone_mm.launch import add_common_arguments, errors_in_one_line, prepare_test, test
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or one written by tools/export.py')
     parser.add_argument('--out', help='detector: .pkl file for the predictions; segmentor: folder for PNG masks')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='draw predictions into this folder: for a detector below the work dir, for a '
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError):
+    with errors_in_one_line(OSError, ValueError, MissingPackageError):
         cfg = prepare_test(args)
     with errors_in_one_line(CheckpointError, DataError):
         test(cfg)
