@@ -311,6 +311,7 @@ def fuzz(generator, state_dict, file):
     return expected
 
 
+@pytest.mark.slow
 def test_fuzz(tmp_path):
     """500 files: a clear error, or exactly the right weights; never some of them, never another exception."""
     torch.manual_seed(0)

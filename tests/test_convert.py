@@ -91,6 +91,7 @@ def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
             assert part in result.stderr
 
 
+@pytest.mark.slow
 def test_weights_of_a_backbone_are_no_detector(trained, shapes_root, tmp_path):
     torch.save(MobileOne('s0').state_dict(), tmp_path / 'backbone.pth')
     result = python('tools/test.py', config_of(trained), tmp_path / 'backbone.pth', check=False, SHAPES_ROOT=shapes_root)

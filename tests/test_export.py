@@ -260,6 +260,7 @@ def test_deploy_checkpoint_exports_alike(detector, tmp_path):
     np.testing.assert_allclose(a['scores'], b['scores'], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_half_precision(segmentor, tmp_path):
     image = example_picture((128, 128)).numpy()
     logits = {}
@@ -416,6 +417,7 @@ class TestBadInput:
         assert [file.name for file in tmp_path.iterdir()] == ['a.onnx'] and (tmp_path / 'a.onnx').read_text() == 'precious'
 
 
+@pytest.mark.slow
 def test_tool(detector, tmp_path):
     out = tmp_path / 'new' / 'a.onnx'
     result = python('tools/export.py', *detector, '--out', out, '--nms', '--shape', 160, 192)
@@ -441,6 +443,7 @@ def test_predict(detector, detector_onnx, pictures, tmp_path):
     assert before.shape == after.shape and (before != after).any()
 
 
+@pytest.mark.slow
 def test_predict_masks(segmentor, segmentor_onnx, pictures, tmp_path):
     for name, checkpoint in (('mm', segmentor[1]), ('file', segmentor_onnx)):
         python('tools/predict.py', pictures / '1.png', segmentor[0], checkpoint, '--out-dir', tmp_path / name)
@@ -450,6 +453,7 @@ def test_predict_masks(segmentor, segmentor_onnx, pictures, tmp_path):
         assert len(answer['shares']) == len(np.unique(mask)) and (tmp_path / name / 'vis' / '1.png').is_file()
 
 
+@pytest.mark.slow
 def test_predict_says_what_it_could_not_do(detector, pictures, tmp_path):
     for file in pictures.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -62,7 +62,8 @@ def test_shapes_end_to_end(shapes_root, tmp_path):
                                 *options(), SHAPES_ROOT=shapes_root).stdout
 
 
-@pytest.mark.parametrize('arch', ['s0', pytest.param('s2', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', ['s0', 's2'])
 def test_coco_end_to_end(arch, tmp_path):
     coco = real_data('coco')
     config = f'configs/detection/ssdlite_mobileone_{arch}.py'
