@@ -16,6 +16,7 @@ class Deployable(nn.Module):
     """
 
     output_names: tuple[str, ...]
+    meta: dict = {}  # what a reader of the file needs besides
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -162,6 +163,8 @@ class DeployableSegmentor(Deployable):
         super().__init__(model)
         self.argmax = argmax
         self.output_names = ('mask', ) if argmax else ('logits', )
+        head = self.model.decode_head
+        self.meta = dict(align_corners=head.align_corners, threshold=head.threshold)
 
     def forward(self, image: Tensor) -> Tensor:
         """Pictures -> logits or mask."""

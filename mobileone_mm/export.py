@@ -67,7 +67,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         MissingPackageError: The format needs a package that is not installed.
     """
     out = Path(out)
-    _check_options(out, fmt, dynamic, half, nms, calibration)
+    _check_options(out, fmt, batch, dynamic, half, nms, calibration)
     cfg = read_config(config, cfg_options)
     model, checkpoint = load_trained(cfg, checkpoint, trust)
     reference = deployable = make_deployable(model, cfg, nms, argmax)
@@ -83,7 +83,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         task='detection' if isinstance(deployable, DeployableDetector) else 'segmentation',
         shape=[None, 3, None, None] if dynamic else [batch, 3, height, width], input=_INPUT,
         outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
-        config=Path(config).name)
+        config=Path(config).name, **deployable.meta)
     example = example_picture((height, width), 2 if dynamic else batch)  # a size of 1 would be taken for fixed
     out.parent.mkdir(parents=True, exist_ok=True)
     if fmt == 'torchscript':
@@ -106,12 +106,15 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     return meta | dict(bytes=sum(file.stat().st_size for file in _files(out)), agreement=agreement)
 
 
-def _check_options(out: Path, fmt: str, dynamic: bool, half: bool, nms: bool, calibration: str | Path | None) -> None:
+def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, nms: bool,
+                   calibration: str | Path | None) -> None:
     """Refuse early what would fail late."""
     if fmt not in SUFFIXES:
         raise ValueError(f'Unknown format {fmt!r}. Allowed are {", ".join(SUFFIXES)}.')
     if out.suffix != SUFFIXES[fmt]:
         raise ValueError(f'A file of format {fmt} ends in {SUFFIXES[fmt]}, got {str(out)!r}.')
+    if batch < 1 or (batch > 1 and (dynamic or fmt == 'coreml')):
+        raise ValueError(f'The batch is at least 1, and with free sizes or for Core ML it is not to be given; got {batch}.')
     if fmt == 'coreml' and (dynamic or nms):
         raise ValueError(f'Core ML gets no {"dynamic sizes" if dynamic else "NMS"} here. Leave it out'
                          f'{"" if dynamic else ", and let the app select boxes"}.')

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
+from .data import DataError, datasets
 from .exported_file import ExportedFile
 from .trained import class_names
 
@@ -53,15 +54,20 @@ class ExportedModel(BaseModel):
 
     def test_step(self, data: dict) -> list:
         """What mm's test loop calls with a batch of the pipeline's."""
+        samples = data['data_samples']
+        if self.file.meta['task'] == 'detection':
+            from mmdet.models.utils.misc import samplelist_boxtype2tensor
+
+            samplelist_boxtype2tensor(samples)  # as mmdet's data preprocessor does; metrics and visualizers want tensors
         with torch.inference_mode():
-            return self(data['inputs'], data['data_samples'])
+            return self(data['inputs'], samples)
 
     val_step = test_step
 
     def _picture(self, x: Tensor) -> np.ndarray:
         expected = self.file.meta['shape'][2:]
         if any(size not in (None, got) for size, got in zip(expected, x.shape[1:], strict=True)):
-            raise ValueError(f'The file takes pictures of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
+            raise DataError(f'The file takes pictures of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
                              "the test pipeline's Resize, or export with --dynamic.")
         return (x.flip(0) if self.takes_bgr else x).float().cpu().numpy()
 
@@ -79,22 +85,24 @@ class ExportedModel(BaseModel):
         factor = boxes.new_tensor(sample.scale_factor).repeat(2)
         sample.pred_instances = InstanceData(bboxes=boxes / factor, scores=scores, labels=labels)
 
-    @staticmethod
-    def _add_mask(sample: BaseDataElement, logits: Tensor | None = None, mask: Tensor | None = None) -> None:
+    def _add_mask(self, sample: BaseDataElement, logits: Tensor | None = None, mask: Tensor | None = None) -> None:
         if logits is not None:
-            logits = F.interpolate(logits[None], sample.ori_shape[:2], mode='bilinear')[0]
-            mask = logits.argmax(0, keepdim=True) if len(logits) > 1 else (logits > 0).long()
+            logits = F.interpolate(logits[None], sample.ori_shape[:2], mode='bilinear',
+                                   align_corners=self.file.meta['align_corners'])[0]
+            mask = logits.argmax(0, keepdim=True) if len(logits) > 1 else \
+                (logits.sigmoid() > self.file.meta['threshold']).long()
             sample.seg_logits = PixelData(data=logits)
         else:
             mask = F.interpolate(mask[None, None].float(), sample.ori_shape[:2], mode='nearest')[0].long()
         sample.pred_sem_seg = PixelData(data=mask)
 
 
-def use_exported(cfg: Config, file: str | Path) -> None:
+def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None) -> None:
     """Put an exported file into a config's model's place, and let the test pipeline give the size that it takes.
 
     Raises:
-        ValueError: The file is of another task, or has other classes than the config's data.
+        ValueError: The file is of another task, has other classes than the config's data, or ``cfg_options`` are to change
+            what is fixed in it.
     """
     model = ExportedModel(file)
     meta = model.file.meta
@@ -108,10 +116,15 @@ def use_exported(cfg: Config, file: str | Path) -> None:
                          f'{cfg.filename!r} has {len(expected)} ({", ".join(expected[:3])}, ...). Name the config that it '
                          f'was exported with ({meta["config"]}).')
     cfg.model = dict(type='ExportedModel', file=str(file), test_cfg=cfg.model.get('test_cfg'), _scope_='mmengine')
+    for option in cfg_options or {}:
+        is_open = 'init_cfg' in option or (option.startswith('model.test_cfg') and 'labels' not in meta['outputs'])
+        if option.startswith('model.') and not is_open:
+            raise ValueError(f'{option} is fixed in {str(file)!r}. Give it to tools/export.py, or name a checkpoint.')
     cfg.data_preprocessor = None  # mmengine would hand it to the model
     height, width = meta['shape'][2:]
     if height is not None:
-        for step in cfg.test_dataloader.dataset.pipeline:
-            if step.get('type') == 'Resize':
-                step.clear()
-                step.update(type='Resize', scale=(width, height), keep_ratio=False)
+        for dataset in datasets(cfg.test_dataloader.dataset):
+            for step in dataset.pipeline:
+                if step.get('type') == 'Resize':
+                    step.clear()
+                    step.update(type='Resize', scale=(width, height), keep_ratio=False)

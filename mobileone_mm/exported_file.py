@@ -1,5 +1,6 @@
 """Exported files, run: ONNX Runtime, OpenVINO, TorchScript."""
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,11 @@ class ExportedFile:
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether a path names an exported file, by its end."""
-    return Path(path).suffix in _RUNTIMES
+    """Whether a path names an exported file: by its end, where that is not a checkpoint's too."""
+    path = Path(path)
+    if path.suffix == '.pt':
+        return zipfile.is_zipfile(path) and any(name.endswith('/constants.pkl') for name in zipfile.ZipFile(path).namelist())
+    return path.suffix in _RUNTIMES
 
 
 def _onnxruntime(path: Path, threads: int | None):

@@ -113,7 +113,7 @@ def prepare_test(args: Namespace) -> Config:
     if exported:
         if args.tta:
             raise ValueError('--tta is for checkpoints. Leave it out for an exported file.')
-        use_exported(cfg, args.checkpoint)
+        use_exported(cfg, args.checkpoint, args.cfg_options)
     cfg.load_from = None if exported else args.checkpoint
     cfg.resume = False  # the config that a resumed run dumped says True
     is_segmentation = cfg.get('default_scope') == 'mmseg'

@@ -5,6 +5,8 @@ import cv2
 import mmcv
 import numpy as np
 
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+
 
 def picture_files(folder: str | Path) -> list[Path]:
     """The pictures in a folder, sorted.
@@ -15,9 +17,9 @@ def picture_files(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f'There is no folder {str(folder)!r}.')
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in ('.jpg', '.jpeg', '.png', '.bmp', '.webp'))
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
     if not files:
-        raise FileNotFoundError(f'There are no pictures (jpg, png, bmp, webp) in {str(folder)!r}.')
+        raise FileNotFoundError(f'There are no pictures (jpg, png, bmp, webp, tiff) in {str(folder)!r}.')
     return files
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.infer import BaseInferencer
 from mmengine.registry import MODELS
@@ -51,7 +52,7 @@ def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_
         if stems.setdefault(file.stem, file) is not file:
             raise ValueError(f'{stems[file.stem].name!r} and {file.name!r} would give one {file.stem}.json. Rename one.')
     cfg = read_config(config, cfg_options)
-    inferencer = build_inferencer(cfg, checkpoint, device, trust)
+    inferencer = build_inferencer(cfg, checkpoint, device, trust, cfg_options)
     classes = inferencer.model.dataset_meta['classes']
     is_detector = cfg.default_scope == 'mmdet'
     options = dict(pred_score_thr=score_thr, no_save_pred=True) if is_detector else {}
@@ -73,8 +74,8 @@ def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_
     return dict(files=len(files) - len(unreadable), unreadable=unreadable)
 
 
-def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = None,
-                     trust: bool = False) -> BaseInferencer:
+def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = None, trust: bool = False,
+                     cfg_options: dict | None = None) -> BaseInferencer:
     """mmdet's or mmseg's inferencer of a config, with a checkpoint that has to fit whole, or with an exported file."""
     scope = cfg.get('default_scope')
     if scope == 'mmdet':
@@ -83,9 +84,10 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
         from mmseg.apis import MMSegInferencer as Inferencer
     else:
         raise ValueError(f'Can predict with configs of mmdet and mmseg, got default_scope={scope!r}.')
+    _check_device(device, checkpoint)
     classes, palette = class_names(cfg), dataset_meta(cfg).get('palette', 'random')
     if is_exported(checkpoint):
-        use_exported(cfg, checkpoint)
+        use_exported(cfg, checkpoint, cfg_options)
         device = 'cpu'
 
     class FittingInferencer(Inferencer):
@@ -102,6 +104,17 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
             return model.to(device).eval()
 
     return FittingInferencer(cfg, device=device, show_progress=False)
+
+
+def _check_device(device: str | None, checkpoint: str | Path) -> None:
+    try:
+        kind = torch.device(device or 'cpu').type
+    except RuntimeError:
+        kind = None
+    if kind is None or (kind == 'cuda' and not torch.cuda.is_available()):
+        raise ValueError(f'There is no device {device!r} here. Leave --device out.')
+    if kind != 'cpu' and is_exported(checkpoint):
+        raise ValueError(f'Exported files run on the CPU here, got --device {device}. Leave it out.')
 
 
 def _boxes(sample: BaseDataElement, classes: list[str], score_thr: float) -> list[dict]:

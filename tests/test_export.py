@@ -16,7 +16,8 @@ from mobileone_mm import MobileOne
 from mobileone_mm.checkpoint import read_checkpoint
 from mobileone_mm.deployable import make_deployable, select_boxes
 from mobileone_mm.export import example_picture, export, share_of_boxes
-from mobileone_mm.exported_file import ExportedFile, ExportedFileError
+from mobileone_mm.exported import use_exported
+from mobileone_mm.exported_file import ExportedFile, ExportedFileError, is_exported
 from mobileone_mm.graphs import MissingPackageError, trace_onnx
 from mobileone_mm.mmcv_ops import batched_nms
 from mobileone_mm.pictures import read_picture
@@ -261,6 +262,21 @@ def test_deploy_checkpoint_exports_alike(detector, tmp_path):
 
 
 @pytest.mark.slow
+def test_one_output_channel(segmentor, pictures, tmp_path):
+    """Two classes by one logit: its threshold is mm's, which is not 0.5."""
+    text = SEGMENTOR + '''
+model.update(decode_head=dict(num_classes=2, out_channels=1, in_channels=128, channels=32, align_corners=True,
+                              loss_decode=dict(_delete_=True, type='CrossEntropyLoss', use_sigmoid=True)))
+train_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b'))))
+test_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b'), palette=[[0, 0, 0], [255, 0, 0]])))
+'''
+    trained = make_trained(tmp_path, text, (128, 128))
+    export(*trained, tmp_path / 'a.pt', 'torchscript', dynamic=True)
+    meta = ExportedFile(tmp_path / 'a.pt').meta
+    assert meta['threshold'] == 0.3 and meta['align_corners'] is True and meta['classes'] == ['a', 'b']
+    assert_alike(predicted(*trained, pictures), predicted(trained[0], tmp_path / 'a.pt', pictures))
+
+
 def test_half_precision(segmentor, tmp_path):
     image = example_picture((128, 128)).numpy()
     logits = {}
@@ -334,9 +350,9 @@ def test_metrics_of_a_file_and_its_checkpoint(detector, detector_onnx, tmp_path)
     for checkpoint in (detector[1], detector_onnx):
         work_dir = tmp_path / checkpoint.stem
         python('tools/test.py', detector[0], checkpoint, '--work-dir', work_dir, '--out', tmp_path / 'out.pkl',
-               *cfg_options(), COCO_ROOT=root)
+               '--show-dir', tmp_path / 'shown', *cfg_options(), COCO_ROOT=root)
         metrics.append(logged(work_dir, 'coco/bbox_mAP'))
-        assert (tmp_path / 'out.pkl').is_file()
+        assert (tmp_path / 'out.pkl').is_file() and list((tmp_path / 'shown').glob('*.jpg') or work_dir.rglob('shown/*.jpg'))
     assert metrics[0] == pytest.approx(metrics[1], abs=2e-3)
 
 
@@ -363,6 +379,8 @@ class TestBadInput:
         (dict(fmt='onnx', out='a.pt'), r'A file of format onnx ends in \.onnx'),
         (dict(fmt='coreml', out='a.mlpackage', nms=True), 'Core ML gets no NMS here'),
         (dict(fmt='torchscript', out='a.pt', calibration='x'), 'int8 is for ONNX and OpenVINO'),
+        (dict(fmt='torchscript', out='a.pt', batch=0), 'The batch is at least 1'),
+        (dict(fmt='torchscript', out='a.pt', batch=2, dynamic=True), 'with free sizes .* is not to be given; got 2'),
         (dict(fmt='onnx', out='a.onnx', argmax=True), 'argmax is for segmentors'),
         (dict(fmt='onnx', out='a.onnx', shape=(0, 320)), 'The input size is 0x320'),
         (dict(fmt='onnx', out='a.onnx', calibration='nowhere'), "There is no folder 'nowhere'"),
@@ -408,6 +426,25 @@ class TestBadInput:
         cfg = read_config(detector[0], {'test_dataloader.dataset.metainfo': dict(classes=('a', 'b'))})
         with pytest.raises(ValueError, match='has 80 classes .* has 2'):
             build_inferencer(cfg, detector_onnx)
+
+    def test_what_a_file_cannot_follow(self, detector, detector_onnx, tmp_path):
+        options = {'model.test_cfg.score_thr': 0.3}
+        with pytest.raises(ValueError, match=r'model\.test_cfg\.score_thr is fixed in'):
+            use_exported(read_config(detector[0], options), detector_onnx, options)
+        with pytest.raises(ValueError, match="There is no device 'gpu' here"):
+            build_inferencer(read_config(detector[0]), detector_onnx, 'gpu')
+
+    def test_resizing_inside_of_a_wrapper(self, detector, detector_onnx):
+        cfg = read_config(detector[0])
+        cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.test_dataloader.dataset])
+        cfg.test_dataloader.dataset.datasets[0].pipeline[1].scale = (99, 99)
+        use_exported(cfg, detector_onnx)
+        assert cfg.test_dataloader.dataset.datasets[0].pipeline[1].scale == (320, 320)
+
+    def test_a_checkpoint_by_torchscripts_suffix(self, detector, tmp_path):
+        (tmp_path / 'checkpoint.pt').write_bytes(detector[1].read_bytes())
+        assert not is_exported(tmp_path / 'checkpoint.pt') and not is_exported(tmp_path / 'none.pt')
+        build_inferencer(read_config(detector[0]), tmp_path / 'checkpoint.pt')
 
     def test_a_failed_export_leaves_what_was_there(self, detector, tmp_path, monkeypatch):
         (tmp_path / 'a.onnx').write_text('precious')
