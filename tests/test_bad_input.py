@@ -173,6 +173,7 @@ def test_a_picture_missing_or_corrupt_in_the_second_epoch(task, damage, message,
     assert read_checkpoint(work / 'epoch_2.pth')['meta']['epoch'] == 2
 
 
+@pytest.mark.slow
 def test_boxes_of_no_size(shapes_root, tmp_path):
     """Boxes without area or outside of the picture do not reach the loss."""
 
@@ -221,6 +222,7 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
     assert not (tmp_path / 'work' / 'epoch_2.pth').exists() and not list((tmp_path / 'work').glob('.*part'))
 
 
+@pytest.mark.slow
 def test_ctrl_c(shapes_root, tmp_path):
     """The exit status is the shell's for an interrupt, the last checkpoint is whole and named, and goes on."""
     work, options = tmp_path / 'work', test_tools.options('s0', 50, **{'train_dataloader.num_workers': 1})

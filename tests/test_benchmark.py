@@ -136,6 +136,7 @@ def check_files(folder, name, screen):
     return report
 
 
+@pytest.mark.slow
 def test_backbones_from_the_command_line(tmp_path):
     pytest.importorskip('onnxruntime')
     hidden = missing(tmp_path, 'timm', 'mmpretrain')
@@ -152,6 +153,7 @@ def test_backbones_from_the_command_line(tmp_path):
     assert screen.count('Left out: ') == 2 and 'pip install timm' in screen and 'pip install onedl-mmpretrain' in screen
 
 
+@pytest.mark.slow
 def test_whole_networks_with_their_peers(tmp_path):
     screen = python(TOOL, DETECTOR, SEGMENTOR, '--peers', '--shape', 64, 64, *QUICK, '--out-dir', tmp_path).stdout
     rows = check_files(tmp_path, 'benchmark', screen)['rows']

@@ -131,6 +131,7 @@ def test_a_new_config_is_counted_whatever_is_named(project):
     assert f'[{DETECTOR}]' not in (project / 'README.md').read_text()  # its config is gone
 
 
+@pytest.mark.slow
 def test_check_names_what_differs_and_writes_nothing(project):
     readme = project / 'README.md'
     readme.write_text(readme.read_text().replace('6.16 → 2.94', '6.16 → 2.95'))
