@@ -1,5 +1,4 @@
 """Checkpoints rewritten: foreign backbones to our layout, trained models to their deploy form."""
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from .checkpoint import (
     read_checkpoint,
     translate_state_dict,
 )
-from .files import atomic_file
+from .files import atomic_file, sha256
 from .mobileone import MobileOne
 from .trained import holds_deploy_weights, load_trained, read_config
 
@@ -102,13 +101,10 @@ def _check_out(source: str | Path, out: str | Path) -> None:
 def _meta(source: str | Path, **more) -> dict:
     from . import __version__
 
-    with open(source, 'rb') as file:
-        sha256 = hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else \
-            hashlib.sha256(file.read()).hexdigest()  # Python 3.10
     versions = dict(mobileone_mm=__version__, torch=str(torch.__version__))
     versions |= {name: sys.modules[name].__version__ for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg')
                  if name in sys.modules}
-    return _plain(dict(source=os.path.basename(source), source_sha256=sha256, versions=versions, **more))
+    return _plain(dict(source=os.path.basename(source), source_sha256=sha256(source), versions=versions, **more))
 
 
 def _plain(value):

@@ -7,6 +7,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from .block import reparameterize_model
+from .data import datasets
 
 
 class Deployable(nn.Module):
@@ -196,10 +197,7 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
 
 def input_shape(cfg: Config) -> tuple[int, int]:
     """Height and width that a config tests at: what its test pipeline resizes to, or else its training crop."""
-    from .data import datasets
-
-    pipeline = next(iter(datasets(cfg.test_dataloader.dataset))).pipeline
-    for step in pipeline:
+    for step in next(datasets(cfg.test_dataloader.dataset)).pipeline:
         if step.get('type') == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
             return tuple(reversed(step['scale']))
     if 'crop_size' in cfg:

@@ -104,8 +104,7 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
         ValueError: The file is of another task, has other classes than the config's data, or ``cfg_options`` are to change
             what is fixed in it.
     """
-    model = ExportedModel(file)
-    meta = model.file.meta
+    meta = ExportedFile(file).meta
     scope = dict(detection='mmdet', segmentation='mmseg')[meta['task']]
     if cfg.get('default_scope') != scope:
         raise ValueError(f'{str(file)!r} is for {meta["task"]}, and {cfg.filename!r} is not. Name the config that it was '

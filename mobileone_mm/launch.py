@@ -22,10 +22,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .checkpoint import get_state_dict, read_checkpoint
-from .data import ROOT_VARIABLES, DataError, check_data
+from .data import DataError, check_data
 from .exported import use_exported
 from .exported_file import is_exported
-from .trained import holds_deploy_weights, set_deploy
+from .trained import config_from_file, holds_deploy_weights, set_deploy
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -53,12 +53,7 @@ def load_config(args: Namespace) -> Config:
         DiskError: The work dir cannot be written to.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not osp.isfile(args.config):
-        raise FileNotFoundError(f'Config {args.config!r} does not exist. The configs are below configs/.')
-    for name in ROOT_VARIABLES:
-        if os.environ.get(name) == '':
-            del os.environ[name]  # mmengine takes an empty variable for a missing one, and its default away
-    cfg = Config.fromfile(args.config)
+    cfg = config_from_file(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)

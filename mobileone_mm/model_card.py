@@ -3,7 +3,6 @@
 The metafiles are the store, of which the tables are made. What a run is not given anew stays in them: results, weights and
 latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
 """
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from .benchmark import benchmark, count
 from .block import reparameterize_model
 from .contenders import Contender, build_all, plan
 from .data import datasets
-from .files import atomic_file
+from .files import atomic_file, sha256
 from .report import headline
 from .trained import load_trained, read_config
 
@@ -98,7 +97,7 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
     news = {name: {} for name in leaves if name in chosen}
     for name, file in checkpoints.items():
         load_trained(read_config(leaves[name][1]), file)
-        news[name] |= {'Weights': Path(file).name, 'SHA256': hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+        news[name] |= {'Weights': Path(file).name, 'SHA256': sha256(file)}
     for name, log in logs.items():
         news[name]['Results'] = [_result(*leaves[name], log)]
 

@@ -16,8 +16,22 @@ from .checkpoint import (
     translate_state_dict,
     without_module,
 )
-from .data import datasets
+from .data import ROOT_VARIABLES, datasets
 from .mobileone import MobileOne
+
+
+def config_from_file(path: str | Path) -> Config:
+    """Read a config file.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
+    for name in ROOT_VARIABLES:
+        if os.environ.get(name) == '':
+            del os.environ[name]  # mmengine takes an empty variable for a missing one, and its default away
+    return Config.fromfile(path)
 
 
 def read_config(path: str | Path, options: dict | None = None) -> Config:
@@ -27,9 +41,7 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
         FileNotFoundError: There is no such config.
         ValueError: It has no model.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
-    cfg = Config.fromfile(path)
+    cfg = config_from_file(path)
     cfg.merge_from_dict(options or {})
     if 'model' not in cfg:
         raise ValueError(f'{str(path)!r} has no model.')

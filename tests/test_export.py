@@ -398,7 +398,6 @@ class TestBadInput:
         assert not list(tmp_path.iterdir())
 
     def test_other_models(self, detector, tmp_path):
-        text = DETECTOR + "model.update(type='FasterRCNN')\n"
         (tmp_path / 'no_scope.py').write_text("custom_imports = dict(imports=['mobileone_mm'])\n"
                                               "model = dict(type='MobileOne', arch='s0', deploy=True)\n")
         cfg = Config.fromfile(tmp_path / 'no_scope.py')
@@ -411,7 +410,6 @@ class TestBadInput:
         model.bbox_head = MODELS.build(cfg.model.bbox_head)
         with pytest.raises(ValueError, match='Cannot export SingleStageDetector with YOLOXHead. Allowed are one-stage'):
             make_deployable(model, cfg)
-        assert text
 
     def test_missing_package(self, detector, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, 'openvino', None)
@@ -448,6 +446,10 @@ class TestBadInput:
         (tmp_path / 'checkpoint.pt').write_bytes(detector[1].read_bytes())
         assert not is_exported(tmp_path / 'checkpoint.pt') and not is_exported(tmp_path / 'none.pt')
         build_inferencer(read_config(detector[0]), tmp_path / 'checkpoint.pt')
+
+    def test_an_empty_root_variable(self, detector, monkeypatch):
+        monkeypatch.setenv('COCO_ROOT', '')
+        assert read_config(detector[0]).test_dataloader.dataset.data_root == 'data/coco/'
 
     def test_a_failed_export_leaves_what_was_there(self, detector, tmp_path, monkeypatch):
         (tmp_path / 'a.onnx').write_text('precious')

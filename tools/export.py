@@ -36,6 +36,5 @@ def main() -> None:
           'It was not executed: there is no runtime for it on this system.')
 
 
-
 if __name__ == '__main__':
     main()
