@@ -6,7 +6,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
-.PHONY: help install demo demo-seg test test-slow lint card clean
+.PHONY: help install demo demo-seg demo-pretrain test test-slow lint card clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ $(VENV)/.installed: setup.py Makefile
 	$(PYTHON) -m venv $(VENV) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
 	$(BIN)/pip install -q --upgrade pip wheel 'setuptools<82'
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install $(TORCH)
-	$(BIN)/pip install -e '.[onedl,test]'
+	$(BIN)/pip install -e '.[onedl,pretraining,test]'
 	@# Both OpenCV builds come along, and the one with windows needs libGL, which a bare server lacks.
 	$(BIN)/pip uninstall -q -y opencv-python
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless
@@ -40,6 +40,11 @@ demo demo-seg:
 	$(BIN)/python tools/test.py $(CONFIG) work_dirs/$@/best_*.pth --work-dir work_dirs/$@/test \
 		--show-dir '$(CURDIR)/work_dirs/$@/pictures'
 	@echo; echo 'Truth on the left, predictions on the right: the pictures below work_dirs/$@/pictures'
+
+demo-pretrain: install  ## pretraining: what it brings the detector of the shapes, in work_dirs/demo-pretrain
+	@test -d data/shapes || $(MAKE) data/shapes
+	rm -rf work_dirs/$@
+	$(BIN)/python benchmarks/pretraining.py --out-dir work_dirs/$@
 
 test: install  ## the default tests
 	$(BIN)/python -m pytest

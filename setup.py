@@ -50,6 +50,9 @@ setup(
                   'onedl-mmsegmentation==1.4.2', 'tensorboard'],
         'openmmlab': ['mmengine==0.10.7', 'mmcv>=2.0.0,<2.2.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex',
                       'tensorboard', 'setuptools<82'],
+        # Beside the line that it belongs to.
+        'pretraining': ['onedl-mmpretrain==1.3.6'],
+        'openmmlab-pretraining': ['mmpretrain==1.2.0'],
         'export': EXPORT,
         'test': [*EXPORT, 'pytest', 'ruff', 'build', 'psutil'],
     },

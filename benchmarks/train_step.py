@@ -26,6 +26,8 @@ def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
         models['plain'] = MobileOne(arch, norm_eval=norm_eval, fast_train=False)
     try:
         from mmpretrain.models import MobileOne as Theirs
+
+        import mobileone_mm.pretraining  # noqa: F401  imports mmpretrain, also without torchvision
     except ImportError:
         pass
     else:

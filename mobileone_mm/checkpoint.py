@@ -20,7 +20,7 @@ from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from .arch import ARCHS
 
@@ -245,6 +245,22 @@ def get_state_dict(checkpoint: dict) -> dict[str, Tensor]:
 def without_module(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict without what DistributedDataParallel and EMAHook put before the keys."""
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+
+
+def as_classifier(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights for an mmpretrain classifier, where they are a bare MobileOne with its own, as Apple and timm have them.
+
+    Args:
+        state_dict: Weights of any kind; all others are returned as they are.
+        model: What is to load them.
+    """
+    if find_prefixes(state_dict) != {''} or not hasattr(getattr(model, 'head', None), 'fc'):
+        return state_dict
+    classifier = {key: value for key, value in state_dict.items() if key.startswith(_CLASSIFIERS)}
+    if not classifier:
+        return state_dict
+    backbone = {f'backbone.{key}': value for key, value in state_dict.items() if key not in classifier}
+    return backbone | {f'head.fc.{key.rpartition(".")[2]}': value for key, value in classifier.items()}
 
 
 def translate_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

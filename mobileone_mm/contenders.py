@@ -23,7 +23,8 @@ _CONFIG_PEERS = {
     'mmdet': ('mmdet SSDLite-MobileNetV2', 'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'),
     'mmseg': ('mmseg DeepLabV3-MobileNetV2', 'mobilenet_v2/mobilenet-v2-d8_deeplabv3_4xb4-160k_ade20k-512x512.py'),
 }
-_BACKBONE_SIZE, _SEGMENTOR_SIZE = (320, 320), (512, 512)  # a detector's is its backbone's
+_BACKBONE_SIZE = (320, 320)
+_SIZES = {'mmseg': (512, 512), 'mmpretrain': (224, 224)}  # a detector's is its backbone's
 _PEER_ARCHS = ('s0', 's1', 's2', 's3', 's4')
 
 
@@ -85,7 +86,7 @@ def from_config(name: str, cfg: Config, size: tuple[int, int] | None = None) -> 
     Args:
         name: Its name in tables.
         cfg: Config of an mm library.
-        size: Height and width; default: 512 512 for mmseg, 320 320 for the others.
+        size: Height and width; default: 512 512 for mmseg, 224 224 for mmpretrain, 320 320 for the others.
 
     Raises:
         ValueError: It needs what this mmcv does not have.
@@ -98,7 +99,7 @@ def from_config(name: str, cfg: Config, size: tuple[int, int] | None = None) -> 
             raise ValueError(f'{name} cannot be built: {error}') from error
     if scope == 'mmdet':
         model = DetectorOutputs(model)
-    return Contender(name, (3, *(size or (_SEGMENTOR_SIZE if scope == 'mmseg' else _BACKBONE_SIZE))), make_forms(model))
+    return Contender(name, (3, *(size or _SIZES.get(scope, _BACKBONE_SIZE))), make_forms(model))
 
 
 def from_arch(arch: str, size: tuple[int, int] | None = None) -> Contender:
@@ -107,7 +108,8 @@ def from_arch(arch: str, size: tuple[int, int] | None = None) -> Contender:
 
 
 def _from_mmpretrain(arch: str, size: tuple[int, int]) -> Contender:
-    model = require('mmpretrain.models.backbones', 'onedl-mmpretrain').MobileOne(arch)
+    require('mobileone_mm.pretraining')  # which imports mmpretrain, also without torchvision
+    model = require('mmpretrain.models.backbones').MobileOne(arch)
     model.eval()  # returns None
     deployed = deepcopy(model)
     deployed.switch_to_deploy()

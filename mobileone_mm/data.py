@@ -12,11 +12,14 @@ _HOW_TO = {
                 "http://home.bharathh.info/pubs/codes/SBD, make SegmentationClassAug and aug.txt with mmseg's "
                 'tools/dataset_converters/voc_aug.py, and set VOC_ROOT to the folder VOC2012.',
     'ADE_ROOT': 'Get ADEChallengeData2016 from http://sceneparsing.csail.mit.edu, and set ADE_ROOT to its folder.',
+    'IN1K_ROOT': 'Get ILSVRC2012 (train and val, a folder for each of the 1000 classes) from https://image-net.org, and set '
+                 'IN1K_ROOT to the folder of both.',
     'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies.',
 }
 _EMBEDDED = {
     'mmdet': 'configs/detection/ssdlite_mobileone_s2_shapes.py',
     'mmseg': 'configs/segmentation/deeplabv3_mobileone_s2_shapes.py',
+    'mmpretrain': 'configs/pretraining/mobileone_s2_shapes.py',
 }
 ROOT_VARIABLES = tuple(_HOW_TO)
 
@@ -43,7 +46,10 @@ def _paths(dataset: dict) -> Iterator[str]:
     """What a data set reads: its annotation file and its folders, as mmengine's BaseDataset joins them."""
     root = dataset.get('data_root') or ''
     prefixes = dataset.get('data_prefix') or {}
-    for path in [dataset.get('ann_file'), *prefixes.values()]:
+    if isinstance(prefixes, str):
+        prefixes = dict(img_path=prefixes)
+    # mmpretrain's ImageNet takes its folder from the split.
+    for path in [dataset.get('ann_file'), *(prefixes or dict(img_path=dataset.get('split'))).values()]:
         if isinstance(path, str) and '://' not in osp.join(root, path) and path:
             yield osp.join(root, path)
 

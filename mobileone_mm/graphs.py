@@ -15,7 +15,7 @@ from .files import atomic_file
 
 
 class MissingPackageError(ImportError):
-    """A format needs a package that is not installed."""
+    """What was asked for needs a package that is not installed."""
 
 
 def require(module: str, package: str | None = None) -> ModuleType:
@@ -30,6 +30,8 @@ def require(module: str, package: str | None = None) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
+    except MissingPackageError:  # of a module of ours, which says what to install
+        raise
     except ImportError as error:
         package = package or module.partition('.')[0]
         raise MissingPackageError(f'This needs {package}, which does not import ({error}). Install it: '

@@ -12,13 +12,21 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from .checkpoint import CheckpointError, check_finite, get_state_dict, missing_backbone, some, without_module
+from .checkpoint import (
+    CheckpointError,
+    as_classifier,
+    check_finite,
+    get_state_dict,
+    missing_backbone,
+    some,
+    without_module,
+)
 from .data import DataError
 from .expand import calibrate_norms
 from .mobileone import MobileOne
 
 # Auxiliary heads may have classes of their own, such as STDC's boundaries.
-_HEAD = re.compile(r'(^|\.)(bbox_head|decode_head)(\.\d+)?$')
+_HEAD = re.compile(r'(^|\.)(bbox_head|decode_head|head)(\.\d+)?$')
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -53,7 +61,8 @@ class CheckpointFitHook(Hook):
         if not any(isinstance(module, MobileOne) for module in model.modules()):
             return
         # Under the key, and with the keys, that the hooks and mmengine's own loading will look for.
-        checkpoint['state_dict'] = self._fitting(without_module(get_state_dict(checkpoint)), model, runner.logger)
+        state_dict = as_classifier(without_module(get_state_dict(checkpoint)), model)
+        checkpoint['state_dict'] = self._fitting(state_dict, model, runner.logger)
         averaged = checkpoint.get('ema_state_dict')  # EMAHook's: what training goes on with
         if runner._resume and averaged is not None and any(isinstance(hook, EMAHook) for hook in runner.hooks):
             check_finite(averaged)

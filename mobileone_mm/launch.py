@@ -29,6 +29,12 @@ from .trained import config_from_file, holds_deploy_weights, set_deploy
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
+_TTA_MODELS = {
+    'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    'mmseg': dict(type='SegTTAModel'),
+    'mmpretrain': dict(type='AverageClsScoreTTA'),
+}
+
 
 class DiskError(OSError):
     """The work dir cannot be written to."""
@@ -111,19 +117,21 @@ def prepare_test(args: Namespace) -> Config:
         use_exported(cfg, args.checkpoint, args.cfg_options)
     cfg.load_from = None if exported else args.checkpoint
     cfg.resume = False  # the config that a resumed run dumped says True
-    is_segmentation = cfg.get('default_scope') == 'mmseg'
+    scope = cfg.get('default_scope')
+    is_segmentation = scope == 'mmseg'
     if args.show or args.show_dir:
-        _draw(cfg, args, is_segmentation)
+        _draw(cfg, args, scope)
     if args.tta:
-        _use_tta(cfg, is_segmentation)
+        _use_tta(cfg, scope)
     if args.out is not None:
         if is_segmentation:
             cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
         elif not args.out.endswith(('.pkl', '.pickle')):
-            raise ValueError(f'--out is a .pkl or .pickle file for a detector, got {args.out!r}.')
+            raise ValueError(f'--out is a .pkl or .pickle file for a detector or a classifier, got {args.out!r}.')
         else:
             evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-            cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=args.out)]
+            dump = 'DumpResults' if scope == 'mmpretrain' else 'DumpDetResults'
+            cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
     check_data(cfg, ('test', ))
     if not exported and '://' not in args.checkpoint \
             and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
@@ -261,24 +269,26 @@ def _check_file(checkpoint: str | None) -> None:
         raise FileNotFoundError(f'Checkpoint {checkpoint!r} does not exist. Check the path.')
 
 
-def _draw(cfg: Config, args: Namespace, is_segmentation: bool) -> None:
+def _draw(cfg: Config, args: Namespace, scope: str | None) -> None:
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
         raise ValueError('--show and --show-dir need default_hooks.visualization in the config.')
+    if scope == 'mmpretrain':
+        hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir)
+        return
     hook.draw = True
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
-    if args.show_dir and is_segmentation:
+    if args.show_dir and scope == 'mmseg':
         cfg.visualizer.save_dir = args.show_dir
     elif args.show_dir:
         hook.test_out_dir = args.show_dir
 
 
-def _use_tta(cfg: Config, is_segmentation: bool) -> None:
+def _use_tta(cfg: Config, scope: str | None) -> None:
     """Wrap the model for test-time augmentation: the config's, else the tool's own defaults (flip)."""
     if 'tta_model' not in cfg:
-        cfg.tta_model = dict(type='SegTTAModel') if is_segmentation else dict(
-            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+        cfg.tta_model = _TTA_MODELS.get(scope, _TTA_MODELS['mmdet'])
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset

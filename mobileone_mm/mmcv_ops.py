@@ -6,17 +6,15 @@ name imports; ``nms`` and ``batched_nms`` work; anything else raises when it is 
 compiled operators is left alone.
 """
 import functools
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_NAME = 'mmcv.ops'
+from .stand_in import StandInFinder
 
 
 def has_compiled_ops() -> bool:
@@ -29,50 +27,8 @@ def has_compiled_ops() -> bool:
 
 def provide_mmcv_ops() -> None:
     """Make ``mmcv.ops`` importable where mmcv lacks compiled operators, by the stand-in."""
-    if not has_compiled_ops() and not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds ``mmcv.ops`` and all modules below it, each of them the same kind of stand-in."""
-
-    def find_spec(self, fullname: str, path=None, target=None):
-        if fullname == _NAME or fullname.startswith(f'{_NAME}.'):
-            return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-        return None
-
-    def create_module(self, spec) -> ModuleType:
-        return _StandIn(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.nms = nms
-        module.batched_nms = batched_nms
-
-
-class _StandIn(ModuleType):
-
-    def __setattr__(self, name: str, value) -> None:
-        # As in mmcv, a function such as mmcv.ops.nms.nms goes before its submodule, which import sets here too.
-        if not isinstance(value, _StandIn):
-            super().__setattr__(name, value)
-
-    def __getattr__(self, name: str):
-        if name.startswith('_'):
-            raise AttributeError(name)
-        placeholder = _placeholder(f'{_NAME}.{name}')
-        setattr(self, name, placeholder)
-        return placeholder
-
-
-def _placeholder(name: str) -> type:
-    """A class that may be imported, subclassed and checked against, but not used."""
-
-    def refuse(cls, *args, **kwargs):
-        raise RuntimeError(f'{name} is a compiled operator, and this mmcv was installed without them. Install torch '
-                           'first, then compile mmcv against it (about half an hour): '
-                           'pip install --no-build-isolation --no-binary :all: --force-reinstall --no-deps onedl-mmcv')
-
-    return type(name.rpartition('.')[2], (torch.nn.Module, ), {'__new__': refuse, '__module__': _NAME})
+    if not has_compiled_ops() and _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
 
 
 def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, max_num: int = -1) -> Tensor:
@@ -166,7 +122,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
     nms_cfg = dict(nms_cfg)
     kind = nms_cfg.pop('type', 'nms')
     if kind not in ('nms', nms) or boxes.shape[-1] != 4:
-        _placeholder(f'{_NAME}.{kind} on boxes of {boxes.shape[-1]} numbers')()
+        _FINDER.placeholder(f'{_FINDER.name}.{kind} on boxes of {boxes.shape[-1]} numbers')()
     class_agnostic = nms_cfg.pop('class_agnostic', class_agnostic)
     split_thr = nms_cfg.pop('split_thr', 10000)
     if class_agnostic or not len(boxes):
@@ -184,3 +140,10 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
         kept = kept[scores[kept].sort(descending=True).indices]
         kept = kept[:max_num] if max_num > 0 else kept
     return torch.cat((boxes[kept], scores[kept, None]), dim=1), kept
+
+
+_FINDER = StandInFinder(
+    'mmcv.ops', 'is a compiled operator, and this mmcv was installed without them. Install torch first, then compile mmcv '
+    'against it (about half an hour): '
+    'pip install --no-build-isolation --no-binary :all: --force-reinstall --no-deps onedl-mmcv',
+    nms=nms, batched_nms=batched_nms)

@@ -27,7 +27,8 @@ _HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collect
            '# FLOPs are MACs, as everywhere in mm, of one picture; numbers without a form are of the deploy form.\n')
 _FORMS = (' (train form)', '')  # behind Parameters and FLOPs
 _LATENCY = 'inference time (ms/im)'
-_DATASETS = {'CocoDataset': 'COCO', 'PascalVOCDataset': 'Pascal VOC 2012', 'ADE20KDataset': 'ADE20K'}
+_DATASETS = {'CocoDataset': 'COCO', 'PascalVOCDataset': 'Pascal VOC 2012', 'ADE20KDataset': 'ADE20K',
+             'ImageNet': 'ImageNet-1k'}
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Kind:
 
 
 KINDS = (Kind('detection', 'Object Detection', 'coco/bbox_mAP', 100, 'box AP', 'mAP', 'M', 1e6, 0),
-         Kind('segmentation', 'Semantic Segmentation', 'mIoU', 1, 'mIoU', 'mIoU', 'G', 1e9, 1))
+         Kind('segmentation', 'Semantic Segmentation', 'mIoU', 1, 'mIoU', 'mIoU', 'G', 1e9, 1),
+         Kind('pretraining', 'Image Classification', 'accuracy/top1', 1, 'Top 1 Accuracy', 'top-1', 'M', 1e6, 0))
 
 
 def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mapping[str, str] | None = None,
@@ -142,8 +144,8 @@ def write_card(texts: Mapping[Path, str]) -> list[Path]:
     return changed
 
 
-def best_metric(log: str | Path, metric: str) -> float:
-    """The best value of a metric in a work dir, of all its runs, or in one file of mmengine's scalars.
+def logged_values(log: str | Path, metric: str) -> list[float]:
+    """All values of a metric in a work dir, of all its runs in turn, or in one file of mmengine's scalars.
 
     Raises:
         ValueError: There is none, or what is there is not mmengine's.
@@ -158,7 +160,7 @@ def best_metric(log: str | Path, metric: str) -> float:
         raise ValueError(f'{str(log)!r} is no log of mmengine: {error}. {remedy}') from error
     if not values:
         raise ValueError(f'{str(log)!r} has no {metric}. {remedy}')
-    return max(values)
+    return values
 
 
 def _known(config: str, leaves: Mapping[str, tuple[Kind, Path]]) -> str:
@@ -210,7 +212,7 @@ def _latencies(configs: Sequence[str], rounds: int) -> dict[str, dict]:
 
 def _result(kind: Kind, config: Path, log: str) -> dict:
     dataset = next(datasets(read_config(config).test_dataloader.dataset)).type
-    value = round(kind.percent * best_metric(log, kind.logged), 2)
+    value = round(kind.percent * max(logged_values(log, kind.logged)), 2)
     return {'Task': kind.task, 'Dataset': _DATASETS.get(dataset, dataset), 'Metrics': {kind.metric: value}}
 
 

@@ -1,4 +1,4 @@
-"""A small data set that is drawn, not downloaded: coloured shapes for detection and segmentation."""
+"""A small data set that is drawn, not downloaded: coloured shapes for detection, segmentation and classification."""
 import json
 import shutil
 from dataclasses import dataclass
@@ -36,16 +36,17 @@ class Picture:
         return semantic
 
 
-def draw_picture(rng: np.random.Generator, size: int = 160) -> Picture:
-    """Draw one to five shapes, a quarter to two thirds of the picture wide, over a cluttered background.
+def draw_picture(rng: np.random.Generator, size: int = 160, max_shapes: int = 5) -> Picture:
+    """Draw one shape or more, a quarter to two thirds of the picture wide, over a cluttered background.
 
     Args:
         rng: Source of all randomness.
         size: Height and width in pixels.
+        max_shapes: Draw at most so many.
     """
     image = _background(rng, size)
     labels, full_masks, masks = [], [], []
-    for _ in range(rng.integers(1, 6)):
+    for _ in range(rng.integers(1, max_shapes + 1)):
         label = int(rng.integers(len(CLASSES)))
         mask = _shape_mask(rng, label, size)
         covered = [(visible & ~mask).sum() < (1 - _MAX_OVERLAP) * full.sum()
@@ -116,19 +117,22 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size: int = 160, seed: int = 0) -> None:
-    """Draw the data set, as COCO detection and as VOC segmentation of the same pictures::
+    """Draw the data set, as COCO detection and as VOC segmentation of the same pictures, and for classification, in the
+    layout of ImageNet, other pictures of one shape each::
 
         out/annotations/instances_{train,val}.json
         out/JPEGImages/{train,val}_0000.jpg
         out/SegmentationClass/{train,val}_0000.png
         out/ImageSets/Segmentation/{train,val}.txt
+        out/single/{train,val}/0000.jpg
+        out/single/meta/{train,val}.txt
 
     It is drawn beside ``out`` and moved there when it is complete, so that an interruption leaves nothing half.
 
     Args:
         out: Folder to write; must not exist yet, or be empty.
-        num_train: Number of training pictures.
-        num_val: Number of validation pictures, never the training ones of another seed.
+        num_train: Number of training pictures, of each kind.
+        num_val: Number of validation pictures, of each kind, never the training ones of another seed.
         size: Height and width in pixels.
         seed: Seed of all pictures.
 
@@ -144,10 +148,13 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
         raise FileExistsError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
     work = out.with_name(f'.{out.name}.part')
     shutil.rmtree(work, ignore_errors=True)
-    for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation'):
+    for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation', 'single/train', 'single/val',
+                   'single/meta'):
         (work / folder).mkdir(parents=True)
     _draw_split(work, 'train', num_train, size, (seed, 0))
     _draw_split(work, 'val', num_val, size, (seed, 1))
+    _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
+    _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
     if out.exists():
         out.rmdir()
     work.rename(out)
@@ -172,6 +179,15 @@ def _draw_split(out: Path, split: str, count: int, size: int, seed: tuple[int, i
                    categories=categories)
     (out / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
     (out / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text('\n'.join(names) + '\n')
+
+
+def _draw_single(out: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
+    lines = []
+    for index in track(range(count), f'Drawing {split}, one shape a picture'):
+        picture = draw_picture(np.random.default_rng((*seed, index)), size, max_shapes=1)
+        Image.fromarray(picture.image).save(out / split / f'{index:04d}.jpg', quality=95)
+        lines.append(f'{index:04d}.jpg {picture.labels[0]}\n')
+    (out / 'meta' / f'{split}.txt').write_text(''.join(lines))
 
 
 def _annotation(annotation_id: int, image_id: int, label: int, mask: np.ndarray) -> dict:

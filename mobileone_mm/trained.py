@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .checkpoint import (
     CheckpointError,
+    as_classifier,
     check_finite,
     find_prefixes,
     get_state_dict,
@@ -17,6 +18,7 @@ from .checkpoint import (
     without_module,
 )
 from .data import ROOT_VARIABLES, datasets
+from .graphs import MissingPackageError
 from .mobileone import MobileOne
 
 
@@ -25,13 +27,22 @@ def config_from_file(path: str | Path) -> Config:
 
     Raises:
         FileNotFoundError: There is no such config.
+        MissingPackageError: It imports what needs a package that is not installed.
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
     for name in ROOT_VARIABLES:
         if os.environ.get(name) == '':
             del os.environ[name]  # mmengine takes an empty variable for a missing one, and its default away
-    return Config.fromfile(path)
+    try:
+        return Config.fromfile(path)
+    except ImportError as error:
+        cause = error
+        while cause is not None:  # mmengine itself only says which of custom_imports failed
+            if isinstance(cause, MissingPackageError):
+                raise cause from None
+            cause = cause.__context__
+        raise
 
 
 def read_config(path: str | Path, options: dict | None = None) -> Config:
@@ -67,12 +78,13 @@ def load_trained(cfg: Config, source: str | Path, trust: bool = False) -> tuple[
     """
     checkpoint = read_checkpoint(str(source), 'cpu', trust)
     state_dict = without_module(get_state_dict(checkpoint))
-    if find_prefixes(state_dict) == {''}:
-        raise CheckpointError(f'{str(source)!r} holds a backbone alone, expected a trained model of {str(cfg.filename)!r}.')
     if holds_deploy_weights(state_dict):
         set_deploy(cfg.model)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(cfg.model)
+    state_dict = as_classifier(state_dict, model)
+    if find_prefixes(state_dict) == {''}:
+        raise CheckpointError(f'{str(source)!r} holds a backbone alone, expected a trained model of {str(cfg.filename)!r}.')
     try:
         model.load_state_dict(state_dict)
     except RuntimeError as error:  # torch's own strict check, of the neck and the head
@@ -97,7 +109,7 @@ def set_deploy(model: dict) -> None:
         for child in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(child, dict):
                 set_deploy(child)
-    if model.get('type') in ('MobileOne', MobileOne):
+    if model.get('type') in ('MobileOne', 'mmengine.MobileOne', MobileOne):
         model['deploy'] = True
 
 

@@ -36,7 +36,7 @@ def timms_features(model, x):
 def mmpretrains(arch):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        pytest.importorskip('mmpretrain', exc_type=ImportError)
+        pytest.importorskip('mobileone_mm.pretraining', exc_type=ImportError)
     from mmpretrain.models import LinearClsHead
     from mmpretrain.models.backbones import MobileOne as Theirs
 

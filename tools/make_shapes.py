@@ -1,4 +1,4 @@
-"""Draw the embedded data set of coloured shapes, for detection (COCO) and segmentation (VOC)."""
+"""Draw the embedded data set of coloured shapes, for detection (COCO), segmentation (VOC) and classification (ImageNet)."""
 import argparse
 import sys
 

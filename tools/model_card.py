@@ -6,6 +6,7 @@ until they are given anew. So do latencies under --no-latency.
 import argparse
 from pathlib import Path
 
+from mobileone_mm.graphs import MissingPackageError
 from mobileone_mm.launch import errors_in_one_line
 from mobileone_mm.model_card import first_differences, make_card, write_card
 
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument('--check', action='store_true', help='write and measure nothing; fail if a file would change')
     args = parser.parse_args()
     rounds = None if args.no_latency or args.check else args.rounds
-    with errors_in_one_line(OSError, ValueError):
+    with errors_in_one_line(OSError, ValueError, MissingPackageError):
         texts = make_card(ROOT, args.configs, dict(args.checkpoint), dict(args.log), rounds)
         if not args.check:
             print('Wrote', *write_card(texts) or ['nothing: all is as it was'])

@@ -1,7 +1,8 @@
-"""Write the deploy form of a trained detector or segmentor: CONFIG CKPT OUT."""
+"""Write the deploy form of a trained detector, segmentor or classifier: CONFIG CKPT OUT."""
 import argparse
 
 from mobileone_mm.convert import deploy_checkpoint
+from mobileone_mm.graphs import MissingPackageError
 from mobileone_mm.launch import errors_in_one_line
 
 
@@ -12,7 +13,7 @@ def main() -> None:
     parser.add_argument('out', metavar='OUT', help='checkpoint to write; tools/test.py CONFIG OUT runs on it')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError):
+    with errors_in_one_line(OSError, ValueError, MissingPackageError):
         result = deploy_checkpoint(args.config, args.source, args.out, args.trust)
     trained, deployed = result['parameters']
     print(f'Wrote {args.out}: {trained:,} parameters in the train form, {deployed:,} in the deploy form.')

@@ -1,4 +1,4 @@
-"""Test a detector or a segmentor: python tools/test.py CONFIG CHECKPOINT, or a file of tools/export.py."""
+"""Test a detector, a segmentor or a classifier: python tools/test.py CONFIG CHECKPOINT, or a file of tools/export.py."""
 import argparse
 
 from mobileone_mm.checkpoint import CheckpointError
@@ -11,10 +11,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file, or one written by tools/export.py')
-    parser.add_argument('--out', help='detector: .pkl file for the predictions; segmentor: folder for PNG masks')
+    parser.add_argument('--out', help='.pkl file for the predictions; of a segmentor, folder for PNG masks')
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', help='draw predictions into this folder: for a detector below the work dir, for a '
-                        'segmentor as it is (in vis_data/vis_image), as in mmdet and mmseg')
+    parser.add_argument('--show-dir', help='draw predictions into this folder: for a detector below the work dir, for '
+                        'others as it is (a segmentor in vis_data/vis_image), as in mm')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds between pictures of --show')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)

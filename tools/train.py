@@ -1,8 +1,9 @@
-"""Train a detector or a segmentor: python tools/train.py CONFIG."""
+"""Train a detector, a segmentor or a classifier: python tools/train.py CONFIG."""
 import argparse
 
 from mobileone_mm.checkpoint import CheckpointError
 from mobileone_mm.data import DataError
+from mobileone_mm.graphs import MissingPackageError
 from mobileone_mm.launch import DiskError, add_common_arguments, errors_in_one_line, prepare_train, train
 
 
@@ -16,7 +17,7 @@ def main() -> None:
                         help='go on from this checkpoint, or without one from the latest in the work dir')
     add_common_arguments(parser)
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError):
+    with errors_in_one_line(OSError, ValueError, MissingPackageError):
         cfg = prepare_train(args)
     with errors_in_one_line(CheckpointError, DataError, DiskError):
         train(cfg)

@@ -1,0 +1,111 @@
+"""What pretraining brings, on drawn shapes: python benchmarks/pretraining.py --out-dir work_dirs/demo-pretrain
+
+MobileOne-S2 learns to tell single shapes, by the whole pretraining recipe in small. The detector that starts from it is
+trained beside two from scratch: one for as many epochs, and one for as many more as take the time of pretraining.
+"""
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from mobileone_mm.files import atomic_file
+from mobileone_mm.model_card import logged_values
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSIFIER = ROOT / 'configs' / 'pretraining' / 'mobileone_s2_shapes.py'
+DETECTOR = ROOT / 'configs' / 'detection' / 'ssdlite_mobileone_s2_shapes.py'
+METRICS = {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'}
+
+
+def train(config: Path, work_dir: Path, **options) -> float:
+    """Train by tools/train.py; returns minutes. Its log goes to the screen."""
+    start = time.perf_counter()
+    settings = [f'{key}={value}' for key, value in options.items()]
+    subprocess.run([sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(work_dir),
+                    '--cfg-options', *settings], check=True)
+    return (time.perf_counter() - start) / 60
+
+
+def train_detector(work_dir: Path, epochs: int, **options) -> dict:
+    """Train the detector for so many epochs, validating after each; returns minutes and metrics by epoch."""
+    schedule = {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': 1, 'param_scheduler.1.T_max': epochs,
+                'param_scheduler.1.end': epochs}
+    minutes = train(DETECTOR, work_dir, **schedule, **options)
+    return dict(minutes=minutes, epochs=epochs) | {
+        name: [100 * value for value in logged_values(work_dir, metric)] for name, metric in METRICS.items()}
+
+
+def compare(out_dir: Path, epochs: int, more_epochs: int, seed: int) -> list[dict]:
+    """Train all, into folders of ``out_dir``; returns a row for each detector."""
+    common = {'randomness.seed': seed}
+    pretraining = train(CLASSIFIER, out_dir / 'pretraining', **common)
+    checkpoint, = (out_dir / 'pretraining').glob('best_*.pth')
+    accuracy = max(logged_values(out_dir / 'pretraining', 'accuracy/top1'))
+    pretrained = train_detector(out_dir / 'pretrained', epochs, **common, **{
+        'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': checkpoint})
+    rows = [dict(start=f'pretrained ({accuracy:.0f} % top-1)', pretraining_minutes=pretraining, seed=seed, **pretrained)]
+    for name, its_epochs in (('scratch', epochs), ('scratch_longer', epochs + more_epochs)):
+        rows.append(dict(start='from scratch', pretraining_minutes=0., seed=seed,
+                         **train_detector(out_dir / name, its_epochs, **common)))
+    return rows
+
+
+def print_table(rows: list[dict]) -> None:
+    """The last validation of each detector."""
+    table = Table('detector starts', 'seed', 'pretraining (min)', 'epochs', 'training (min)', 'all (min)', *METRICS,
+                  title='SSDLite-MobileOne-S2 on 100 drawn pictures, after its last epoch')
+    for row in rows:
+        minutes = (row['pretraining_minutes'], row['minutes'], row['pretraining_minutes'] + row['minutes'])
+        first, *others = (f'{value:.1f}' for value in minutes)
+        table.add_row(row['start'], str(row['seed']), first, str(row['epochs']), *others,
+                      *(f'{row[name][-1]:.1f}' for name in METRICS))
+    Console(width=120).print(table)
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """mAP50 over the time spent, pretraining included, into a PNG."""
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for row in rows:
+        is_pretrained = row['pretraining_minutes'] > 0
+        minutes = [row['pretraining_minutes'] + row['minutes'] * (i + 1) / row['epochs'] for i in range(row['epochs'])]
+        axes.plot(minutes, row['mAP50'], marker='o', color='#1f5f8b' if is_pretrained else '#b8860b',
+                  label=f'{row["start"]}, {row["epochs"]} epochs, seed {row["seed"]}')
+    axes.set(xlabel='minutes, pretraining included', ylabel='mAP50 (%)', xlim=(0, None), ylim=(0, None))
+    axes.legend()
+    with atomic_file(path) as file:
+        figure.savefig(file, format='png', dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/demo-pretrain'), help='default: %(default)s')
+    parser.add_argument('--epochs', type=int, default=2, help='of a detector (default: %(default)s)')
+    parser.add_argument('--more-epochs', type=int, default=2, help='that the last one gets besides (default: %(default)s)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='one comparison for each (default: 0)')
+    args = parser.parse_args()
+    if args.out_dir.exists() and any(args.out_dir.iterdir()):
+        sys.exit(f'Error: {str(args.out_dir)!r} is not empty. Remove it, or name another with --out-dir.')
+    rows = []
+    for seed in args.seeds:
+        try:
+            rows += compare(args.out_dir / f'seed{seed}', args.epochs, args.more_epochs, seed)
+        except subprocess.CalledProcessError as error:  # which has said itself why
+            sys.exit(error.returncode)
+    with atomic_file(args.out_dir / 'comparison.json') as file:
+        file.write(json.dumps(rows, indent=1).encode())
+    plot(rows, args.out_dir / 'comparison.png')
+    print_table(rows)
+    print('Wrote', args.out_dir / 'comparison.json', args.out_dir / 'comparison.png')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,1 @@
+_base_ = ['./mobileone.py', './progressive_autoaugment.py', './schedule_300e.py']

@@ -1,0 +1,1 @@
+_base_ = ['./mobileone.py', './progressive.py', './schedule_300e.py']

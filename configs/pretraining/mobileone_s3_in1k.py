@@ -1,0 +1,3 @@
+_base_ = './_base_/mobileone_autoaugment_in1k.py'
+
+model = dict(backbone=dict(arch='s3'), head=dict(in_channels=2048))
