@@ -15,7 +15,8 @@ from mmengine.visualization import LocalVisBackend
 from mobileone_mm.model_card import KINDS, _table, first_differences, logged_values, make_card, write_card
 
 DETECTOR, SEGMENTOR = 'ssdlite_mobileone_s0', 'deeplabv3_mobileone_s0_voc12aug'
-WRITTEN = ['configs/detection/metafile.yml', 'configs/segmentation/metafile.yml', 'model-index.yml', 'README.md']
+WRITTEN = ['configs/detection/metafile.yml', 'configs/segmentation/metafile.yml', 'configs/pretraining/metafile.yml',
+           'model-index.yml', 'README.md']
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_what_the_project_says_is_what_the_configs_are(configs):
 
 def test_metafiles_name_what_there_is():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
-    assert index == WRITTEN[:2]
+    assert index == WRITTEN[:3]
     for kind, path in zip(KINDS, index, strict=True):
         metafile = yaml.safe_load((ROOT / path).read_text())
         collection, = metafile['Collections']

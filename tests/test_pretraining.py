@@ -124,6 +124,23 @@ def test_regularization_relaxes_in_the_runner(arch, strengths, imagenet, tmp_pat
         assert list(epochs[150]['others']) == [pytest.approx(weight_decay(150))]
 
 
+def test_workers_get_the_next_phase(shapes_root, tmp_path, monkeypatch):
+    """Workers that persist have a copy of the pipeline, and must be started anew."""
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    cfg = Config.fromfile(ROOT / SHAPES)
+    cfg.model.backbone.arch = TINY
+    cfg.model.head.in_channels = stage_widths(TINY)[-1]
+    assert cfg.train_dataloader.persistent_workers and cfg.train_dataloader.num_workers == 1
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='ERROR', val_cfg=None, val_dataloader=None,
+                             val_evaluator=None))
+    runner = Runner.from_cfg(cfg)
+    recorder = Recorder()
+    runner.register_hook(recorder, 'VERY_LOW')
+    runner.train()
+    assert [recorder.epochs[epoch]['size'] for epoch in range(5)] == [{(size, size)} for size in (48, 56, 64, 64, 64)]
+    assert [recorder.epochs[epoch]['augment'] for epoch in range(4)] == [[0.3], [0.6], [1.0], [1.0]]
+
+
 def picture():
     return np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
 
@@ -209,25 +226,25 @@ def evaluate(config, checkpoint, work_dir, *arguments, **env):
 
 def test_pretraining_starts_a_detector(pretrained, shapes_root, tmp_path):
     """The averaged weights, all of them; the classifier is left out; test repeats validation."""
-    saved = torch.load(pretrained / 'epoch_6.pth', weights_only=False)
+    saved = torch.load(pretrained / 'epoch_5.pth', weights_only=False)
     averaged, raw = saved['state_dict'], saved['ema_state_dict']
-    backbone = MobileOne('s2', init_cfg=dict(type='Pretrained', checkpoint=str(pretrained / 'epoch_6.pth')))
+    backbone = MobileOne('s2', init_cfg=dict(type='Pretrained', checkpoint=str(pretrained / 'epoch_5.pth')))
     backbone.init_weights()
     assert backbone.state_dict().keys() == {key[9:] for key in averaged if key.startswith('backbone.')}
     assert all(torch.equal(value, averaged[f'backbone.{key}']) for key, value in backbone.state_dict().items())
     assert any(not torch.equal(value, raw[f'module.backbone.{key}']) for key, value in backbone.state_dict().items())
     python('tools/train.py', 'configs/detection/ssdlite_mobileone_s2_shapes.py', '--work-dir', tmp_path / 'det',
            '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'model.backbone.init_cfg.type=Pretrained',
-           f'model.backbone.init_cfg.checkpoint={pretrained / "epoch_6.pth"}', SHAPES_ROOT=shapes_root)
+           f'model.backbone.init_cfg.checkpoint={pretrained / "epoch_5.pth"}', SHAPES_ROOT=shapes_root)
     assert 'coco/bbox_mAP' in logged(tmp_path / 'det', 'coco/bbox_mAP')
-    accuracy = evaluate(SHAPES, pretrained / 'epoch_6.pth', tmp_path / 'test', '--out', tmp_path / 'out.pkl', '--show-dir',
+    accuracy = evaluate(SHAPES, pretrained / 'epoch_5.pth', tmp_path / 'test', '--out', tmp_path / 'out.pkl', '--show-dir',
                         tmp_path / 'pictures', SHAPES_ROOT=shapes_root)
     assert accuracy == [pytest.approx(logged_values(pretrained, 'accuracy/top1')[-1], abs=1e-3)]
     assert (tmp_path / 'out.pkl').stat().st_size and len(list((tmp_path / 'pictures').iterdir())) == 6
 
 
 def test_deploy_form_of_a_classifier(pretrained, shapes_root, tmp_path):
-    checkpoint = pretrained / 'epoch_6.pth'
+    checkpoint = pretrained / 'epoch_5.pth'
     python('-W', 'ignore', 'tools/reparameterize.py', SHAPES, checkpoint, tmp_path / 'deploy.pth')
     expected, got = (evaluate(SHAPES, file, tmp_path / 'test', SHAPES_ROOT=shapes_root)
                      for file in (checkpoint, tmp_path / 'deploy.pth'))

@@ -13,10 +13,10 @@ model = dict(
 # Each pipeline of ImageNet's three phases, smaller, and with crops that leave a shape recognizable.
 phases = [
     [{**step, 'scale': size, 'crop_ratio_range': (0.5, 1.0)} if step['type'] == 'RandomResizedCrop' else step
-     for step in steps] for steps, size in zip(_base_.phases, (48, 64, 80))]
+     for step in steps] for steps, size in zip(_base_.phases, (48, 56, 64))]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(80, 80), backend='pillow'),
+    dict(type='Resize', scale=(64, 64), backend='pillow'),
     dict(type='PackInputs'),
 ]
 dataset = dict(type='CustomDataset', metainfo=dict(classes=classes), data_root=data_root)
@@ -32,7 +32,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1, ))
 test_evaluator = val_evaluator
 
-max_epochs = 6
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=10))
 param_scheduler = [
