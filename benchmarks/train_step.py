@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mobileone_mm import ARCHS, MobileOne
+from mobileone_mm.graphs import MissingPackageError, require
 
 
 def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
@@ -25,13 +26,10 @@ def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
     if norm_eval:  # with live norms there is nothing to switch
         models['plain'] = MobileOne(arch, norm_eval=norm_eval, fast_train=False)
     try:
-        from mmpretrain.models import MobileOne as Theirs
-
-        import mobileone_mm.pretraining  # noqa: F401  imports mmpretrain, also without torchvision
-    except ImportError:
+        require('mobileone_mm.pretraining')  # which imports mmpretrain, also without torchvision
+        models['mmpretrain'] = require('mmpretrain.models.backbones').MobileOne(arch, norm_eval=norm_eval)
+    except MissingPackageError:
         pass
-    else:
-        models['mmpretrain'] = Theirs(arch, norm_eval=norm_eval)
     for model in models.values():
         model.train()
     return models
