@@ -1,6 +1,7 @@
 """The MobileOne block in its three forms: train, eval, deploy."""
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 
@@ -174,14 +175,23 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
             out = self._sum_branches(x)
         return self.activate(self.se(out))
 
-    def _sum_branches(self, x: Tensor) -> Tensor:
-        out = self.conv_branches[0](x)
-        for branch in self.conv_branches[1:]:
-            out = out + branch(x)
+    def _branch_outputs(self, x: Tensor) -> Iterator[Tensor]:
+        for branch in self.conv_branches:
+            yield branch(x)
         if self.scale_branch is not None:
-            out = out + self.scale_branch(x[..., ::self.stride, ::self.stride] if self.stride > 1 else x)
+            yield self.scale_branch(x[..., ::self.stride, ::self.stride] if self.stride > 1 else x)
         if self.skip_branch is not None:
-            out = out + self.skip_branch(x)
+            yield self.skip_branch(x)
+
+    def _sum_branches(self, x: Tensor) -> Tensor:
+        out, is_own = None, False
+        for output in self._branch_outputs(x):
+            # In place saves memory traffic. Not into what a branch returned, which a hook may have kept; nor of another
+            # type, as the skip branch's may be under autocast.
+            if is_own and out.dtype == output.dtype:
+                out += output
+            else:
+                out, is_own = (output, False) if out is None else (out + output, True)
         return out
 
     def _norms(self) -> list[_BatchNorm]:
