@@ -72,7 +72,8 @@ def test_segmentor_with_ema_to_deploy_form(shapes_root, tmp_path):
     assert all(abs(got[name] - expected[name]) <= 0.01 for name in expected)  # percent, of 1e-4
 
 
-@pytest.mark.parametrize('how', ['', pytest.param('ignore', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['', 'ignore'])
 def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
     """An error that lists what does not fit, unless the user says what to leave out."""
     extra = ['default_hooks.checkpoint_fit.ignore=[bbox_head.cls_convs]'] if how else []

@@ -149,6 +149,7 @@ def test_detector_in_other_formats(fmt, suffix, detector, pictures, tmp_path):
     assert_alike(predicted(*detector, pictures), predicted(detector[0], out, pictures))
 
 
+@pytest.mark.slow
 def test_detector_without_nms(detector, pictures, tmp_path):
     out = tmp_path / 'raw.onnx'
     export(*detector, out, 'onnx')
@@ -474,6 +475,7 @@ def test_tool(detector, tmp_path):
     assert result.stderr.strip().splitlines()[-1].startswith('Error: A file of format coreml ends')
 
 
+@pytest.mark.slow
 def test_predict(detector, detector_onnx, pictures, tmp_path):
     boxes = {}
     for name, checkpoint in (('mm', detector[1]), ('file', detector_onnx)):

@@ -70,9 +70,10 @@ def train(arch, dtype, fast_train):
     return model, losses
 
 
-@pytest.mark.parametrize('arch', ['s0', pytest.param('s2', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('arch', ['s0', 's2'])
 @pytest.mark.parametrize('dtype, tolerance', [
-    pytest.param(torch.float64, 1e-8, marks=pytest.mark.slow), (torch.float32, 1e-3)])
+    (torch.float64, 1e-8), (torch.float32, 1e-3)])
 def test_ten_steps_of_a_whole_backbone(arch, dtype, tolerance):
     fast, losses = train(arch, dtype, True)
     slow, expected = train(arch, dtype, False)

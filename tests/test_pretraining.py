@@ -101,7 +101,7 @@ def weight_decay(epoch):
     return 1e-5 + (1e-4 - 1e-5) * (1 + math.cos(math.pi * epoch / 300)) / 2
 
 
-@pytest.mark.parametrize('arch, strengths', [('s0', None), ('s2', (0.3, 0.6, 1.0))])
+@pytest.mark.parametrize('arch, strengths', [pytest.param('s0', None, marks=pytest.mark.slow), ('s2', (0.3, 0.6, 1.0))])
 def test_regularization_relaxes_in_the_runner(arch, strengths, imagenet, tmp_path, monkeypatch):
     """Sizes, strengths and weight decay of all 300 epochs; from 0 on, the 38th and the 113th are the first of a phase."""
     epochs = recorded(arch, imagenet, tmp_path, monkeypatch)
@@ -243,6 +243,7 @@ def test_pretraining_starts_a_detector(pretrained, shapes_root, tmp_path):
     assert (tmp_path / 'out.pkl').stat().st_size and len(list((tmp_path / 'pictures').iterdir())) == 6
 
 
+@pytest.mark.slow
 def test_deploy_form_of_a_classifier(pretrained, shapes_root, tmp_path):
     checkpoint = pretrained / 'epoch_5.pth'
     python('-W', 'ignore', 'tools/reparameterize.py', SHAPES, checkpoint, tmp_path / 'deploy.pth')
@@ -255,7 +256,7 @@ LEAF_CONFIGS = [path for folder in ('detection', 'segmentation')
                 for path in sorted((ROOT / 'configs' / folder).glob('*.py')) if 'shapes' not in path.stem]
 
 
-@pytest.mark.parametrize('arch', LEAVES)
+@pytest.mark.parametrize('arch', ['s0', *(pytest.param(f's{i}', marks=pytest.mark.slow) for i in (1, 2, 3)), 's4'])
 def test_every_config_starts_from_it(arch, tmp_path):
     """By its init_cfg alone, strictly; S4 without SE leaves the gates out, as from Apple's."""
     cfg = load(arch)
