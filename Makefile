@@ -42,7 +42,7 @@ demo demo-seg:
 	@echo; echo 'Truth on the left, predictions on the right: the pictures below work_dirs/$@/pictures'
 
 demo-pretrain: install  ## pretraining: what it brings the detector of the shapes, in work_dirs/demo-pretrain
-	@test -d data/shapes || $(MAKE) data/shapes
+	@test -d data/shapes/single || { rm -rf data/shapes; $(MAKE) data/shapes; }
 	rm -rf work_dirs/$@
 	$(BIN)/python benchmarks/pretraining.py --out-dir work_dirs/$@
 

@@ -15,8 +15,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from mobileone_mm.data import MissingDataError, check_data
 from mobileone_mm.files import atomic_file
+from mobileone_mm.graphs import MissingPackageError
+from mobileone_mm.launch import errors_in_one_line
 from mobileone_mm.model_card import logged_values
+from mobileone_mm.trained import config_from_file
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / 'configs' / 'pretraining' / 'mobileone_s2_shapes.py'
@@ -95,6 +99,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.out_dir.exists() and any(args.out_dir.iterdir()):
         sys.exit(f'Error: {str(args.out_dir)!r} is not empty. Remove it, or name another with --out-dir.')
+    with errors_in_one_line(MissingPackageError, MissingDataError):
+        for config in (CLASSIFIER, DETECTOR):
+            check_data(config_from_file(config), ('train', 'val'))
     rows = []
     for seed in args.seeds:
         try:

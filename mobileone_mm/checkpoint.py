@@ -253,12 +253,17 @@ def as_classifier(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, 
     Args:
         state_dict: Weights of any kind; all others are returned as they are.
         model: What is to load them.
+
+    Raises:
+        CheckpointError: There are two classifiers.
     """
     if find_prefixes(state_dict) != {''} or not hasattr(getattr(model, 'head', None), 'fc'):
         return state_dict
     classifier = {key: value for key, value in state_dict.items() if key.startswith(_CLASSIFIERS)}
     if not classifier:
         return state_dict
+    if len({key.rpartition('.')[0] for key in classifier}) > 1:
+        raise CheckpointError(f'The checkpoint has several classifiers: {some(classifier, 6)}. It mixes layouts.')
     backbone = {f'backbone.{key}': value for key, value in state_dict.items() if key not in classifier}
     return backbone | {f'head.fc.{key.rpartition(".")[2]}': value for key, value in classifier.items()}
 

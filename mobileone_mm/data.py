@@ -1,6 +1,7 @@
 """Data sets: found before anything else starts, or an error that says what to do."""
 import os
 import os.path as osp
+import re
 from collections.abc import Iterator
 
 from mmengine.config import Config
@@ -12,9 +13,11 @@ _HOW_TO = {
                 "http://home.bharathh.info/pubs/codes/SBD, make SegmentationClassAug and aug.txt with mmseg's "
                 'tools/dataset_converters/voc_aug.py, and set VOC_ROOT to the folder VOC2012.',
     'ADE_ROOT': 'Get ADEChallengeData2016 from http://sceneparsing.csail.mit.edu, and set ADE_ROOT to its folder.',
-    'IN1K_ROOT': 'Get ILSVRC2012 (train and val, a folder for each of the 1000 classes) from https://image-net.org, and set '
-                 'IN1K_ROOT to the folder of both.',
-    'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies.',
+    'IN1K_ROOT': 'Get ILSVRC2012 from https://image-net.org: train and val, in each a folder for each of the 1000 classes, '
+                 'by its synset (n01440764, ...); or meta/train.txt and meta/val.txt beside them with the lines FILE '
+                 'CLASS_INDEX, as val comes without folders. Set IN1K_ROOT to the folder of all.',
+    'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies. What an earlier '
+                   'version drew must be removed first.',
 }
 _EMBEDDED = {
     'mmdet': 'configs/detection/ssdlite_mobileone_s2_shapes.py',
@@ -73,11 +76,15 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             if evaluator.get('ann_file'):
                 wanted.append(evaluator['ann_file'])
-    missing = [path for path in dict.fromkeys(wanted) if not osp.exists(path) or _is_empty(path)]
+    missing = [f'{osp.abspath(path)}{" (empty)" if osp.exists(path) else ""}' for path in dict.fromkeys(wanted)
+               if not osp.exists(path) or _is_empty(path)]
+    for split in () if missing else splits:
+        if loader := cfg.get(f'{split}_dataloader'):
+            missing += [problem for dataset in datasets(loader['dataset']) for problem in _imagenet_problems(dataset)]
     if not missing:
         return
     lines = [f'The data of {osp.basename(cfg.filename or "this config")} is not there. Looked for']
-    lines += [f'  {osp.abspath(path)}{" (empty)" if osp.exists(path) else ""}' for path in missing]
+    lines += [f'  {problem}' for problem in dict.fromkeys(missing)]
     roots = [name for name in _HOW_TO if f'${name}:' in _config_sources(cfg.filename)]
     for name in roots:
         value = os.environ.get(name)
@@ -88,6 +95,25 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         lines.append(f'Or try the embedded default, which needs no download: python tools/make_shapes.py data/shapes '
                      f'&& python tools/train.py {embedded}')
     raise MissingDataError('\n'.join(lines))
+
+
+def _imagenet_problems(dataset: dict) -> Iterator[str]:
+    """What mmpretrain's ImageNet would stumble over, or give other class indices to."""
+    if dataset.get('type') not in ('ImageNet', 'mmpretrain.ImageNet') or not dataset.get('split'):
+        return
+    root, split = dataset.get('data_root') or '', dataset['split']
+    folder, listed = osp.join(root, split), osp.join(root, 'meta', f'{split}.txt')
+    if osp.isfile(listed):
+        with open(listed) as file:
+            name = (file.readline().rsplit(maxsplit=1) or [''])[0]
+        if not osp.isfile(osp.join(folder, name)):
+            yield f'{osp.abspath(osp.join(folder, name))}, the first of {listed}'
+    elif not dataset.get('metainfo'):
+        synsets = [name for name in os.listdir(folder) if re.fullmatch(r'n\d{8}', name)]
+        others = len([name for name in os.listdir(folder) if osp.isdir(osp.join(folder, name))]) - len(synsets)
+        if len(synsets) != 1000 or others:
+            yield (f'1000 folders such as n01440764 in {osp.abspath(folder)}, which has {len(synsets)} of them and {others} '
+                   f'others; nor is there {listed}')
 
 
 def _is_empty(path: str) -> bool:

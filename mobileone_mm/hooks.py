@@ -14,6 +14,7 @@ from torch import nn
 
 from .checkpoint import (
     CheckpointError,
+    adapt_state_dict,
     as_classifier,
     check_finite,
     get_state_dict,
@@ -76,11 +77,14 @@ class CheckpointFitHook(Hook):
             logger.warning(f'Left out of the checkpoint, as asked for by ignore={self.ignore}: {left_out}')
             state_dict = {key: value for key, value in state_dict.items() if not key.startswith(self.ignore)}
             state_dict |= {key: own[key] for key in left_out if key in own}
-        backbones = tuple(f'{name}.' for name, module in model.named_modules() if isinstance(module, MobileOne))
-        for prefix in backbones:
-            if not any(key.startswith(prefix) for key in state_dict):
+        backbones = {f'{name}.': module for name, module in model.named_modules() if isinstance(module, MobileOne)}
+        for prefix, backbone in backbones.items():
+            weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+            if not weights:
                 raise CheckpointError(missing_backbone(state_dict, prefix))
-        got, expected = ({key: value for key, value in weights.items() if not key.startswith(backbones)}
+            # Before the head: of another arch, that one's number of channels is another too.
+            adapt_state_dict(weights, backbone)
+        got, expected = ({key: value for key, value in weights.items() if not key.startswith(tuple(backbones))}
                          for weights in (state_dict, own))
         _check_keys(got, expected, type(model).__name__)
         check_finite(got)

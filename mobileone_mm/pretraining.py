@@ -1,9 +1,9 @@
 """What the configs below ``configs/pretraining`` import: mmpretrain, and AutoAugment with a strength.
 
-mmpretrain imports torchvision, of which these configs use nothing; where torchvision is not installed, or is built for
-another torch, mmpretrain is imported without it.
+mmpretrain imports torchvision, of which these configs use nothing; where torchvision is not installed, mmpretrain is
+imported without it.
 """
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,32 +12,23 @@ from .graphs import MissingPackageError
 from .stand_in import StandInFinder
 
 
-def _forget_torchvision() -> None:
-    for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
-        del sys.modules[name]
-
-
 @contextmanager
 def _without_torchvision() -> Iterator[None]:
     """Lets ``import torchvision`` succeed meanwhile where it would fail.
 
     Only meanwhile: other libraries look whether there is a torchvision, and do without.
     """
-    try:
-        importlib.import_module('torchvision')
-    except (ImportError, RuntimeError):  # the latter is of one that is built for another torch
-        pass
-    else:
+    if importlib.util.find_spec('torchvision') is not None:
         yield
         return
-    _forget_torchvision()
     finder = StandInFinder('torchvision', 'needs torchvision. Install the one that pytorch.org names for your torch.')
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
-        _forget_torchvision()
+        for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
+            del sys.modules[name]
 
 
 with _without_torchvision():
@@ -69,8 +60,8 @@ class ProgressiveAutoAugment(AutoAugment):
     """
 
     def __init__(self, policies: str | list[list[dict]] = 'imagenet', strength: float = 1.0, hparams: dict | None = None):
-        if not 0 <= strength <= 1:
-            raise ValueError(f'strength must be from 0 to 1, got {strength}.')
+        if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+            raise ValueError(f'strength must be a number from 0 to 1, got {strength!r}.')
         if isinstance(policies, str):
             if policies not in AUTOAUG_POLICIES:
                 raise ValueError(f'policies must be one of {sorted(AUTOAUG_POLICIES)}, or a list, got {policies!r}.')
@@ -84,9 +75,9 @@ def _scaled(operation: dict, strength: float) -> dict:
     """One operation of a policy, weaker; at strength 0 it leaves the picture as it is."""
     if 'bits' in operation:  # of a channel's 8
         return operation | {'bits': round(8 - strength * (8 - operation['bits']))}
-    if 'thr' in operation:  # pixels from here on are inverted: from 256 on, none
-        return operation | {'thr': 256 - strength * (256 - operation['thr'])}
     for key in ('angle', 'magnitude'):
         if key in operation:
             return operation | {key: strength * operation[key]}
+    if 'thr' in operation:  # Solarize: pixels from here on are inverted; from 256 on, none
+        return operation | {'thr': 256 - strength * (256 - operation['thr'])}
     return operation | {'prob': strength * operation.get('prob', 0.5)}

@@ -15,7 +15,8 @@ from test_checkpoint import TO_APPLE, TO_TIMM, rename
 
 from mobileone_mm import MobileOne
 from mobileone_mm.arch import stage_widths
-from mobileone_mm.checkpoint import as_classifier
+from mobileone_mm.checkpoint import CheckpointError, as_classifier
+from mobileone_mm.data import MissingDataError, check_data
 from mobileone_mm.model_card import logged_values
 
 pretraining = pytest.importorskip('mobileone_mm.pretraining')
@@ -166,7 +167,8 @@ def test_strength_of_autoaugment():
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (dict(strength=1.5), 'strength must be from 0 to 1, got 1.5'),
+    (dict(strength=1.5), 'strength must be a number from 0 to 1, got 1.5'),
+    (dict(strength='0.5'), "strength must be a number from 0 to 1, got '0.5'"),
     (dict(policies='cifar'), r"policies must be one of \['imagenet'\], or a list, got 'cifar'"),
 ])
 def test_bad_augmentation(arguments, message):
@@ -208,12 +210,39 @@ def test_missing_imagenet(tmp_path):
             assert part in result.stderr
 
 
+@pytest.mark.parametrize('folders, listed, message', [
+    (['n01440764', 'n01443537'], None, '1000 folders such as n01440764 in {val}, which has 2 of them and 0 others'),
+    ([], None, '1000 folders such as n01440764 in {val}, which has 0 of them and 0 others'),
+    (map(str, range(1000)), None, '1000 folders such as n01440764 in {val}, which has 0 of them and 1000 others'),
+    ([], 'absent.JPEG 5\n', '{val}/absent.JPEG, the first of'),
+    ([], 'picture.JPEG 5\n', None),
+    ([f'n{i:08}' for i in range(1000)], None, None),
+], ids=['two folders', 'flat', 'numbers', 'absent picture', 'good list', 'good folders'])
+def test_layouts_of_imagenet(folders, listed, message, tmp_path, monkeypatch):
+    """mmpretrain numbers the folders that there are: others than the 1000 synsets would be other classes."""
+    val = tmp_path / 'val'
+    for name in folders:
+        (val / name).mkdir(parents=True)
+    val.mkdir(exist_ok=True)
+    (val / 'picture.JPEG').write_bytes(b'x')
+    if listed:
+        (tmp_path / 'meta').mkdir()
+        (tmp_path / 'meta' / 'val.txt').write_text(listed)
+    monkeypatch.setenv('IN1K_ROOT', str(tmp_path))
+    if message is None:
+        check_data(load('s0'), ('test', ))
+    else:
+        with pytest.raises(MissingDataError, match='IN1K_ROOT is') as error:
+            check_data(load('s0'), ('test', ))
+        assert message.format(val=val) in str(error.value)
+
+
 @pytest.fixture(scope='module')
 def pretrained(shapes_root, tmp_path_factory):
     """Work dir of a small run with all three phases."""
     work = tmp_path_factory.mktemp('pretrained')
     python('-W', 'ignore', 'tools/train.py', SHAPES, '--work-dir', work, '--cfg-options', 'train_dataloader.batch_size=8',
-           SHAPES_ROOT=shapes_root)
+           'default_hooks.checkpoint.interval=5', 'train_cfg.val_interval=5', SHAPES_ROOT=shapes_root)
     return work
 
 
@@ -261,8 +290,8 @@ def test_every_config_starts_from_it(arch, tmp_path):
     """By its init_cfg alone, strictly; S4 without SE leaves the gates out, as from Apple's."""
     cfg = load(arch)
     init_default_scope('mmpretrain')
-    classifier = randomize(MODELS.build(cfg.model))
-    torch.save(dict(state_dict=classifier.state_dict(), meta={}), tmp_path / 'pretrained.pth')
+    weights = randomize(MODELS.build(cfg.model)).state_dict()
+    torch.save(dict(state_dict=weights, meta={}), tmp_path / 'pretrained.pth')
     configs = [path for path in LEAF_CONFIGS if f'_{arch}' in path.stem]
     assert len(configs) == 3
     for path in configs:
@@ -273,7 +302,7 @@ def test_every_config_starts_from_it(arch, tmp_path):
         assert type(backbone) is MobileOne
         backbone.init_weights()
         for key, value in backbone.state_dict().items():
-            assert torch.equal(value, classifier.state_dict()[f'backbone.{key}']), (path, key)
+            assert torch.equal(value, weights[f'backbone.{key}']), (path, key)
 
 
 def test_apples_weights_through_the_config(tmp_path):
@@ -334,6 +363,23 @@ def test_another_number_of_classes_is_refused(shapes_root, tmp_path):
     assert 'head.fc.weight (1000, 2048) instead of (5, 2048)' in result.stderr
 
 
+def test_another_arch_is_named(imagenet, tmp_path):
+    init_default_scope('mmpretrain')
+    torch.save(MODELS.build(load('s0').model).state_dict(), tmp_path / 's0.pth')
+    result = python('-W', 'ignore', 'tools/test.py', 'configs/pretraining/mobileone_s1_in1k.py', tmp_path / 's0.pth',
+                    '--work-dir', tmp_path, check=False, IN1K_ROOT=imagenet)
+    assert result.returncode == 1 and "These are MobileOne 's0' weights, but the config says arch='s1'" in result.stderr
+
+
+def test_two_classifiers_are_refused():
+    init_default_scope('mmpretrain')
+    model = MODELS.build(load('s0').model)
+    heads = {f'{name}.weight': torch.zeros(1000, 1024) for name in ('linear', 'head.fc')}
+    weights = dict(MobileOne('s0').state_dict()) | heads
+    with pytest.raises(CheckpointError, match='several classifiers: head.fc.weight, linear.weight'):
+        as_classifier(weights, model)
+
+
 def test_relaxation_in_fine_tuning(shapes_root, tmp_path, monkeypatch):
     """The examples: weight decay a tenth at the end in both; pictures grow in the segmentor, whose config shows how."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
@@ -362,10 +408,27 @@ def test_relaxation_in_fine_tuning(shapes_root, tmp_path, monkeypatch):
 
         runner.register_hook(Look(), 'VERY_LOW')
         runner.train()
-        for epoch, decay, size in seen:
-            assert decay == pytest.approx(0.001 + 0.009 * (1 + math.cos(math.pi * epoch / 6)) / 2)
+        for i, (epoch, decay, size) in enumerate(seen):
+            assert decay == pytest.approx(0.001 + 0.009 * (1 + math.cos(math.pi * i / len(seen))) / 2)
             side = (96, 112, 128)[min(epoch, 2)] if grows else 128
             assert size == (side, side)
+
+
+def test_relaxation_in_a_loop_over_iterations(shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    cfg = Config.fromfile(ROOT / 'configs' / 'segmentation' / 'deeplabv3_mobileone_s2_relaxed_shapes.py')
+    cfg.model.backbone.arch = TINY
+    cfg.model.decode_head.in_channels = stage_widths(TINY)[-1]
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=100)
+    cfg.train_dataloader.update(num_workers=0, persistent_workers=False, sampler=dict(type='InfiniteSampler'))
+    cfg.param_scheduler = cfg.param_scheduler[-1:]
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='ERROR', val_cfg=None, val_dataloader=None,
+                             val_evaluator=None))
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    # Of the last of six iterations.
+    last = 0.001 + 0.009 * (1 + math.cos(math.pi * 5 / 6)) / 2
+    assert runner.optim_wrapper.param_groups[0]['weight_decay'] == pytest.approx(last)
 
 
 @pytest.mark.slow

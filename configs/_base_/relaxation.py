@@ -5,6 +5,7 @@
 #   _base_ = ['CONFIG', '../_base_/relaxation.py']
 #   param_scheduler = [*_base_.param_scheduler, _base_.weight_decay_annealing]
 #
-# A ratio, and not a value, so that what has no weight decay (norms under norm_decay_mult=0) gets none.
+# A ratio, and not a value, so that what has no weight decay (norms under norm_decay_mult=0) gets none. By iteration, so that it
+# fits loops over epochs and loops over iterations; mmengine puts the end of the run where no end is given.
 weight_decay_annealing = dict(
-    type='CosineAnnealingParamScheduler', param_name='weight_decay', eta_min_ratio=0.1, begin=0, by_epoch=True)
+    type='CosineAnnealingParamScheduler', param_name='weight_decay', eta_min_ratio=0.1, begin=0, by_epoch=False)

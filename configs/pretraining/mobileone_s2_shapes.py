@@ -1,6 +1,6 @@
 # The embedded default: S2 learns to tell drawn shapes (tools/make_shapes.py), one a picture, in minutes on two cores. All of
-# the recipe is there, only smaller: three sizes with AutoAugment of growing strength, at the same parts of the run as on
-# ImageNet, annealed weight decay, label smoothing, EMA.
+# the recipe is there, only smaller: three sizes with AutoAugment of growing strength, annealed weight decay, label smoothing,
+# EMA.
 _base_ = './mobileone_s2_in1k.py'
 
 classes = ('circle', 'square', 'triangle', 'star', 'ring')

@@ -1,5 +1,5 @@
 # An example of configs/_base_/relaxation.py, and of progressive learning with mmpretrain's hook: weight decay annealed to a
-# tenth, and pictures that grow at the same parts of the run as in the paper's pretraining.
+# tenth, and pictures that grow in three phases.
 _base_ = ['./deeplabv3_mobileone_s2_shapes.py', '../_base_/relaxation.py']
 
 custom_imports = dict(imports=[*_base_.custom_imports['imports'], 'mobileone_mm.pretraining'])
