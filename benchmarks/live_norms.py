@@ -1,7 +1,7 @@
 """Ways to train a block with live batch norms that were tried and are not used: python benchmarks/live_norms.py
 
 Forward and backward of S0's kinds of blocks, as the plain sum of the branches and as each way, in interleaved runs; ratios
-are of medians, plain over tried. The ways do not update running statistics.
+are of medians, plain over tried. A way spares the norms that it replaces their running statistics, which would cost it more.
 
     merged      the k conv branches as one convolution and one batch norm
     covariance  pointwise: with the mean m and covariance M of the input, the branch of kernel W has the mean W m and the
@@ -13,19 +13,21 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobileone_mm import MobileOneBlock
 
-# Channels in and out, height and width at 320x320.
-POINTWISE = [(48, 48, 80), (48, 128, 40), (128, 128, 40), (256, 256, 20), (256, 1024, 10), (1024, 1024, 10)]
-DEPTHWISE = [(48, 48, 80), (128, 128, 40), (256, 256, 20)]
+# Kernel size, channels in and out, side of the input at 320x320, stride.
+KINDS = [(1, 48, 48, 80, 1), (1, 48, 128, 40, 1), (1, 128, 128, 40, 1), (1, 128, 256, 20, 1), (1, 256, 256, 20, 1),
+         (1, 256, 1024, 10, 1), (3, 48, 48, 80, 1), (3, 48, 48, 80, 2), (3, 128, 128, 40, 1), (3, 128, 128, 40, 2),
+         (3, 256, 256, 20, 1), (3, 256, 256, 20, 2)]
 
 
 def per_channel(values: Tensor) -> Tensor:
@@ -33,10 +35,9 @@ def per_channel(values: Tensor) -> Tensor:
     return values.reshape(1, -1, 1, 1)
 
 
-def batch_norm(y: Tensor, norms: list) -> Tensor:
-    """One batch norm over the channels of several, in their order."""
-    weight, bias = (torch.cat([getattr(norm, name) for norm in norms]) for name in ('weight', 'bias'))
-    return F.batch_norm(y, None, None, weight, bias, True, eps=norms[0].eps)
+def subsampled(block: MobileOneBlock, x: Tensor) -> Tensor:
+    """What a block's 1x1 branch sees of the input."""
+    return x[..., ::block.stride, ::block.stride]
 
 
 def plain(block: MobileOneBlock, x: Tensor) -> Tensor:
@@ -45,16 +46,16 @@ def plain(block: MobileOneBlock, x: Tensor) -> Tensor:
 
 
 def merged(block: MobileOneBlock, x: Tensor) -> Tensor:
-    """All k conv branches in one call; of a depthwise block, a channel's k outputs must lie side by side in between."""
-    branches, k = block.conv_branches, block.num_conv_branches
-    weight = torch.stack([branch.conv.weight for branch in branches], 1 if block.groups > 1 else 0).flatten(0, 1)
-    y = F.conv2d(x, weight, None, 1, block.padding, 1, block.groups)
-    if block.groups > 1:
-        y = y.unflatten(1, (-1, k)).transpose(1, 2).flatten(1, 2)
-    out = batch_norm(y, [branch.bn for branch in branches]).unflatten(1, (k, -1)).sum(1)
-    for branch in filter(None, (block.scale_branch, block.skip_branch)):
-        out = out + branch(x)
-    return out
+    """All k conv branches in one call, and their norms; a channel's k outputs side by side, as depthwise blocks need it."""
+    branches = block.conv_branches
+    weight, scale, shift = (torch.stack(tensors, 1).flatten(0, 1) for tensors in zip(
+        *((branch.conv.weight, branch.bn.weight, branch.bn.bias) for branch in branches), strict=True))
+    y = F.conv2d(x, weight, None, block.stride, block.padding, 1, block.groups)
+    y = F.batch_norm(y, None, None, scale, shift, True, eps=branches[0].bn.eps)
+    out = y.unflatten(1, (-1, len(branches))).sum(2)
+    if block.scale_branch is not None:
+        out = out + block.scale_branch(subsampled(block, x))
+    return out if block.skip_branch is None else out + block.skip_branch(x)
 
 
 def covariance(block: MobileOneBlock, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -78,13 +79,14 @@ def covariance(block: MobileOneBlock, x: Tensor, dtype: torch.dtype) -> Tensor:
 def affine(block: MobileOneBlock, x: Tensor) -> Tensor:
     """The conv branches of a depthwise block, and scale and skip branch as one map of its channels."""
     out = sum(branch(x) for branch in block.conv_branches)
-    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    centre = subsampled(block, x)
+    variance, mean = torch.var_mean(centre, (0, 2, 3), correction=0)
     (conv, norm), skip = block.scale_branch, block.skip_branch
     weight = conv.weight.flatten()
-    scale = norm.weight * (weight.square() * variance + norm.eps).rsqrt() * weight
-    of_skip = skip.weight * (variance + skip.eps).rsqrt()
-    shift = norm.bias + skip.bias - mean * (scale + of_skip)
-    return out + torch.addcmul(per_channel(shift), x, per_channel(scale + of_skip))
+    scale, shift = norm.weight * (weight.square() * variance + norm.eps).rsqrt() * weight, norm.bias
+    if skip is not None:
+        scale, shift = scale + skip.weight * (variance + skip.eps).rsqrt(), shift + skip.bias
+    return out + torch.addcmul(per_channel(shift - mean * scale), centre, per_channel(scale))
 
 
 WAYS = {
@@ -95,12 +97,18 @@ WAYS = {
 }
 
 
+def results(block: MobileOneBlock, way: Callable, x: Tensor) -> list[Tensor]:
+    """Output, and gradients to the input and to all parameters, in float64."""
+    block, x = deepcopy(block).double(), x.detach().double().requires_grad_()
+    out = way(block, x)
+    (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
+    return [out, x.grad, *(parameter.grad for parameter in block.parameters())]
+
+
 def check(block: MobileOneBlock, way: Callable, x: Tensor) -> None:
     """In float64 a way gives what the branches give."""
-    block = block.double()
-    with torch.no_grad():
-        torch.testing.assert_close(way(block, x.double()), plain(block, x.double()), rtol=0, atol=1e-8)
-    block.float()
+    for got, expected in zip(results(block, way, x), results(block, plain, x), strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-8 * max(1, expected.abs().max().item()))
 
 
 def seconds(way: Callable, block: MobileOneBlock, x: Tensor) -> float:
@@ -118,15 +126,19 @@ def main() -> None:
     args = parser.parse_args()
     table = Table('block', 'plain (ms)', *WAYS, title=f'CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, '
                   f'batch {args.batch}, k = {args.branches}, plain over tried, medians of {args.runs} runs')
-    for size, (c_in, c_out, side) in [(1, shape) for shape in POINTWISE] + [(3, shape) for shape in DEPTHWISE]:
-        block = MobileOneBlock(c_in, c_out, size, groups=c_in if size > 1 else 1, num_conv_branches=args.branches)
+    for size, c_in, c_out, side, stride in KINDS:
+        groups = c_in if size > 1 else 1
+        block = MobileOneBlock(c_in, c_out, size, stride, groups=groups, num_conv_branches=args.branches)
+        for parameter in block.parameters():
+            if parameter.dim() == 1:  # of norms
+                nn.init.normal_(parameter, 1, 0.3)
         x = torch.randn(args.batch, c_in, side, side, requires_grad=True)
         ways = {'plain': plain} | {name: way for name, way in WAYS.items()
                                    if name == 'merged' or (name == 'affine') == (size > 1)}
         for way in ways.values():
             check(block, way, x)
         times = {name: [] for name in ways}
-        kind = f'{"depthwise" if size > 1 else "pointwise"} {c_in} -> {c_out}, {side}x{side}'
+        kind = f'{"pointwise" if groups == 1 else "depthwise"} {c_in} -> {c_out}, {side}x{side}{"" if stride == 1 else ", stride 2"}'
         for i in track(range(args.runs + 2), kind, transient=True):
             for name, way in ways.items():
                 elapsed = seconds(way, block, x)

@@ -13,11 +13,15 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .fused import FusedKernels, HoldsFusedKernels, verified_kernel
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels
 
+_WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
 _BRANCHES = ('conv_branches', 'scale_branch', 'skip_branch')
 _NORMS = ('BN', 'BN2d', 'SyncBN')
 _NOT_FINITE = ('MobileOne does not fold to finite numbers: there is NaN or infinity in its weights or in its norms\' '
@@ -186,8 +190,8 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
     def _sum_branches(self, x: Tensor) -> Tensor:
         out, is_own = None, False
         for output in self._branch_outputs(x):
-            # In place saves memory traffic. Not into what a branch returned, which a hook may have kept; nor of another
-            # type, as the skip branch's may be under autocast.
+            # In place saves memory traffic. Not into what a branch returned, which is its own; nor of another type, as the
+            # skip branch's may be under autocast.
             if is_own and out.dtype == output.dtype:
                 out += output
             else:
@@ -239,8 +243,9 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
         if self.scale_branch is not None:
             convs.append(self.scale_branch)
         for branch in convs:
-            for hook in branch.conv._forward_pre_hooks.values():  # torch's prune and weight_norm set the weight there
-                hook(branch.conv, ())
+            for hook in branch.conv._forward_pre_hooks.values():
+                if isinstance(hook, _WEIGHT_HOOKS):  # they set the weight; others see calls, and this is none
+                    hook(branch.conv, ())
         kernels = [self._fold_branch(branch.conv.weight, branch.conv.bias, branch.bn) for branch in convs]
         weight = self.conv_branches[0].conv.weight
         if self.skip_branch is not None:

@@ -3,10 +3,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, randomize
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
+from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
 from mmengine.registry import MODELS
 from test_fold import GEOMETRIES, make
 from torch import nn
@@ -15,7 +16,7 @@ from mobileone_mm import MobileOne, MobileOneBlock, calibrate_norms
 
 
 def step(block, x, monkeypatch):
-    """Output and all gradients of a forward and a backward pass, and whether the branches were summed."""
+    """Output, all buffers and all gradients of a forward and a backward pass, and whether the branches were summed."""
     summed = []
     with monkeypatch.context() as patch:
         patch.setattr(MobileOneBlock, '_sum_branches',
@@ -23,7 +24,8 @@ def step(block, x, monkeypatch):
         x = x.clone().requires_grad_()
         out = block(x)
     (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
-    return {'out': out, 'x': x.grad, **{name: p.grad for name, p in block.named_parameters()}}, bool(summed)
+    return {'out': out, 'x': x.grad, **dict(block.named_buffers()), **{name: p.grad for name, p in block.named_parameters()}
+            }, bool(summed)
 
 
 @pytest.mark.parametrize('geometry', GEOMETRIES, ids=lambda g: '-'.join(f'{k[0]}{int(v)}' for k, v in g.items()))
@@ -39,6 +41,42 @@ def test_a_block(geometry, monkeypatch):
     for key, value in got.items():
         scale = max(1, expected[key].abs().max().item())
         torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-10 * scale)
+
+
+SMALL = dict(num_blocks=(1, 2, 1, 1), width_multipliers=(0.25, 0.125, 0.0625, 0.0625), num_conv_branches=2,
+             num_se_blocks=(0, 0, 0, 1))
+
+
+@pytest.mark.parametrize('option', ['with_cp', 'channels_last', 'compile', 'efficient_conv_bn_eval', 'hooks', 'bfloat16'])
+def test_what_people_switch_on(option):
+    """Frozen norms by one convolution, under an option, against the plain branches without."""
+    torch.manual_seed(0)
+    slow = randomize(MobileOne(SMALL, norm_eval=True, fast_train=False, out_indices=(1, 3)))
+    fast = MobileOne(SMALL, norm_eval=True, with_cp=option == 'with_cp', out_indices=(1, 3))
+    fast.load_state_dict(slow.state_dict())
+    dtype = torch.float32 if option == 'bfloat16' else torch.float64
+    fast, slow = fast.to(dtype).train(), slow.to(dtype).train()
+    x = torch.randn(2, 3, 64, 64, dtype=dtype)
+    calls = []
+    if option == 'hooks':  # one that looks at the input; a folded branch is not called
+        for module in fast.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape))
+    elif option == 'efficient_conv_bn_eval':
+        turn_on_efficient_conv_bn_eval_for_single_model(fast)
+    run = torch.compile(fast, backend='aot_eager') if option == 'compile' else fast
+    given = x.contiguous(memory_format=torch.channels_last) if option == 'channels_last' else x
+    with torch.autocast('cpu', torch.bfloat16, enabled=option == 'bfloat16'):
+        got = run(given)
+    expected = slow(x)
+    assert len(calls) == (4 if option == 'hooks' else 0)  # of two SE
+    for maps in (got, expected):
+        sum(m.float().square().mean() if option == 'bfloat16' else m.square().mean() for m in maps).backward()
+    pairs = [*zip(got, expected, strict=True), *((a.grad, b.grad) for a, b in zip(
+        fast.parameters(), slow.parameters(), strict=True))]
+    for a, b in pairs:
+        atol = (0.1 if option == 'bfloat16' else 1e-10) * max(1, b.abs().max().item())
+        torch.testing.assert_close(a.to(b.dtype), b, rtol=0, atol=atol)
 
 
 def shift_norms(model):
