@@ -138,7 +138,7 @@ def main() -> None:
         for way in ways.values():
             check(block, way, x)
         times = {name: [] for name in ways}
-        kind = f'{"pointwise" if groups == 1 else "depthwise"} {c_in} -> {c_out}, {side}x{side}{"" if stride == 1 else ", stride 2"}'
+        kind = f'{"pointwise" if groups == 1 else "depthwise"} {c_in} -> {c_out}, {side}x{side}, stride {stride}'
         for i in track(range(args.runs + 2), kind, transient=True):
             for name, way in ways.items():
                 elapsed = seconds(way, block, x)

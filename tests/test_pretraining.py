@@ -355,6 +355,7 @@ def test_classifiers_in_foreign_layouts(layout):
     check_logits(renamed, x, expected)
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_is_refused(shapes_root, tmp_path):
     torch.save(randomize(MODELS.build(load('s2').model)).state_dict(), tmp_path / 'in1k.pth')
     result = python('-W', 'ignore', 'tools/test.py', SHAPES, tmp_path / 'in1k.pth',
@@ -380,6 +381,7 @@ def test_two_classifiers_are_refused():
         as_classifier(weights, model)
 
 
+@pytest.mark.slow
 def test_relaxation_in_fine_tuning(shapes_root, tmp_path, monkeypatch):
     """The examples: weight decay a tenth at the end in both; pictures grow in the segmentor, whose config shows how."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
