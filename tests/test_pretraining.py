@@ -313,6 +313,7 @@ def test_apples_weights_through_the_config(tmp_path):
 
 
 def check_logits(state_dict, x, expected, arch='s1'):
+    init_default_scope('mmpretrain')
     model = MODELS.build(load(arch).model).double().eval()
     model.load_state_dict(as_classifier(state_dict, model))
     with torch.no_grad():
@@ -357,6 +358,7 @@ def test_classifiers_in_foreign_layouts(layout):
 
 @pytest.mark.slow
 def test_another_number_of_classes_is_refused(shapes_root, tmp_path):
+    init_default_scope('mmpretrain')
     torch.save(randomize(MODELS.build(load('s2').model)).state_dict(), tmp_path / 'in1k.pth')
     result = python('-W', 'ignore', 'tools/test.py', SHAPES, tmp_path / 'in1k.pth',
                     '--work-dir', tmp_path, check=False, SHAPES_ROOT=shapes_root)
