@@ -37,8 +37,8 @@ with _without_torchvision():
         from mmpretrain.registry import TRANSFORMS
         from mmpretrain.utils import register_all_modules
     except ModuleNotFoundError as error:
-        raise MissingPackageError(f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or mmpretrain '
-                                  'beside upstream mmengine and mmcv.') from error
+        raise MissingPackageError(f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or beside '
+                                  'upstream mmengine and mmcv: pip install mmpretrain.') from error
     register_all_modules(init_default_scope=False)
 
 
