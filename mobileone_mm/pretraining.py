@@ -36,7 +36,7 @@ with _without_torchvision():
         from mmpretrain.datasets.transforms.auto_augment import AUTOAUG_POLICIES, AutoAugment
         from mmpretrain.registry import TRANSFORMS
         from mmpretrain.utils import register_all_modules
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise MissingPackageError(f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or beside '
                                   'upstream mmengine and mmcv: pip install mmpretrain.') from error
     register_all_modules(init_default_scope=False)
