@@ -4,18 +4,12 @@ Interleaved runs, medians, on the CPU: python benchmarks/eval_form.py --arch s0 
 """
 import argparse
 import statistics
-import time
 
 import torch
+from interleaved import seconds
 from rich.progress import track
 
 from mobileone_mm import ARCHS, MobileOne, reparameterize_model
-
-
-def seconds(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 @torch.inference_mode()

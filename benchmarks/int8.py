@@ -4,14 +4,13 @@ Files for ONNX Runtime in float32, in half precision, and in int8 with one scale
 tested on the config's test data and timed in interleaved runs.
 """
 import argparse
-import statistics
-import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from interleaved import median_seconds
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from mobileone_mm.export import example_picture, export
@@ -24,19 +23,6 @@ def metrics(config: str, file: Path) -> dict[str, float]:
     flags = Namespace(config=config, checkpoint=str(file), cfg_options=None, work_dir=str(file.parent / 'test'), out=None,
                       launcher='none', local_rank=0, show=False, show_dir=None, tta=False)
     return build_runner(prepare_test(flags)).test()
-
-
-def median_seconds(files: dict[str, ExportedFile], runs: int) -> dict[str, float]:
-    """Median time of each, in interleaved runs."""
-    image = example_picture(tuple(next(iter(files.values())).meta['shape'][2:])).numpy()
-    times = {name: [] for name in files}
-    for i in track(range(runs + 3), 'Measuring'):
-        for name, file in files.items():
-            start = time.perf_counter()
-            file(image)
-            if i >= 3:  # warm
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def main() -> None:
@@ -57,7 +43,8 @@ def main() -> None:
             sizes[name] = export(args.config, args.checkpoint, out, 'onnx', **options)['bytes']
             results[name] = metrics(args.config, out)
             files[name] = ExportedFile(out, args.threads)
-        seconds = median_seconds(files, args.runs)
+        image = example_picture(tuple(files['float32'].meta['shape'][2:])).numpy()
+        seconds = median_seconds({name: partial(file, image) for name, file in files.items()}, args.runs, 'Measuring', 3)
     names = [name for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'mIoU', 'mAcc') if name in results['float32']]
     table = Table('file', *names, 'latency over float32', 'ms', 'MiB')
     for name in variants:

@@ -10,15 +10,14 @@ are of medians, plain over tried. A way spares the norms that it replaces their 
     affine      depthwise: the statistics of scale and skip branch follow from the channels' own, and both are one affine map
 """
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from interleaved import median_seconds
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -111,11 +110,9 @@ def check(block: MobileOneBlock, way: Callable, x: Tensor) -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-8 * max(1, expected.abs().max().item()))
 
 
-def seconds(way: Callable, block: MobileOneBlock, x: Tensor) -> float:
-    """Wall time of forward and backward."""
-    start = time.perf_counter()
+def step(way: Callable, block: MobileOneBlock, x: Tensor) -> None:
+    """Forward and backward."""
     way(block, x).square().mean().backward()
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -137,14 +134,8 @@ def main() -> None:
                                    if name == 'merged' or (name == 'affine') == (size > 1)}
         for way in ways.values():
             check(block, way, x)
-        times = {name: [] for name in ways}
         kind = f'{"pointwise" if groups == 1 else "depthwise"} {c_in} -> {c_out}, {side}x{side}, stride {stride}'
-        for i in track(range(args.runs + 2), kind, transient=True):
-            for name, way in ways.items():
-                elapsed = seconds(way, block, x)
-                if i >= 2:  # warm
-                    times[name].append(elapsed)
-        medians = {name: statistics.median(values) for name, values in times.items()}
+        medians = median_seconds({name: partial(step, way, block, x) for name, way in ways.items()}, args.runs, kind)
         table.add_row(kind, f'{1000 * medians["plain"]:.1f}',
                       *(f'{medians["plain"] / medians[name]:.2f}' if name in ways else '' for name in WAYS))
     Console(width=140).print(table)

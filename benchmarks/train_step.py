@@ -5,14 +5,12 @@ Ratios are of medians over the fast path's; memory is what autograd keeps of act
 the peak.
 """
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import torch
+from interleaved import median_seconds
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -38,17 +36,6 @@ def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
 def step(model: nn.Module, x: Tensor) -> None:
     """One forward and backward pass."""
     model(x)[-1].mean().backward()
-
-
-def seconds(function: Callable, *args) -> float:
-    """Wall time of a call, on whatever device."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function(*args)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def kept_for_backward(model: nn.Module, x: Tensor) -> float:
@@ -93,16 +80,11 @@ def main() -> None:
     for arch, norms, batch in product(args.arch, args.norms, args.batch):
         models = {key: model.to(device) for key, model in peers(arch, norms == 'frozen').items()}
         x = torch.randn(batch, 3, args.size, args.size, device=device)
-        times = {key: [] for key in models}
-        for i in track(range(args.runs + 2), f'{arch}, {norms} norms, batch {batch}', transient=True):
-            for key, model in models.items():
-                elapsed = seconds(step, model, x)
-                if i >= 2:  # warm
-                    times[key].append(elapsed)
-        fast = statistics.median(times['fast'])
+        medians = median_seconds({key: partial(step, model, x) for key, model in models.items()}, args.runs,
+                                 f'{arch}, {norms} norms, batch {batch}')
         for key, model in models.items():
-            median = statistics.median(times[key])
-            table.add_row(arch, norms, str(batch), key, f'{median / fast:.2f}', f'{1000 * median:.0f}',
+            ratio = medians[key] / medians['fast']
+            table.add_row(arch, norms, str(batch), key, f'{ratio:.2f}', f'{1000 * medians[key]:.0f}',
                           f'{kept_for_backward(model, x):.0f}', *([f'{peak(model, x):.0f}'] if device == 'cuda' else []))
     Console(width=120).print(table)
 
