@@ -67,20 +67,17 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
     Raises:
         MissingDataError: Naming what was looked for, where, and the remedies.
     """
-    wanted = []
+    loaders = filter(None, (cfg.get(f'{split}_dataloader') for split in splits))
+    sources = [dataset for loader in loaders for dataset in datasets(loader['dataset'])]
+    wanted = [path for dataset in sources for path in _paths(dataset)]
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if loader:
-            wanted += [path for dataset in datasets(loader['dataset']) for path in _paths(dataset)]
         evaluators = cfg.get(f'{split}_evaluator') or []
         for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
             if evaluator.get('ann_file'):
                 wanted.append(evaluator['ann_file'])
     missing = [f'{osp.abspath(path)}{" (empty)" if osp.exists(path) else ""}' for path in dict.fromkeys(wanted)
                if not osp.exists(path) or _is_empty(path)]
-    for split in () if missing else splits:
-        if loader := cfg.get(f'{split}_dataloader'):
-            missing += [problem for dataset in datasets(loader['dataset']) for problem in _imagenet_problems(dataset)]
+    missing = missing or [problem for dataset in sources for problem in _imagenet_problems(dataset)]
     if not missing:
         return
     lines = [f'The data of {osp.basename(cfg.filename or "this config")} is not there. Looked for']
@@ -109,11 +106,11 @@ def _imagenet_problems(dataset: dict) -> Iterator[str]:
         if not osp.isfile(osp.join(folder, name)):
             yield f'{osp.abspath(osp.join(folder, name))}, the first of {listed}'
     elif not dataset.get('metainfo'):
-        synsets = [name for name in os.listdir(folder) if re.fullmatch(r'n\d{8}', name)]
-        others = len([name for name in os.listdir(folder) if osp.isdir(osp.join(folder, name))]) - len(synsets)
-        if len(synsets) != 1000 or others:
-            yield (f'1000 folders such as n01440764 in {osp.abspath(folder)}, which has {len(synsets)} of them and {others} '
-                   f'others; nor is there {listed}')
+        folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        synsets = len([name for name in folders if re.fullmatch(r'n\d{8}', name)])
+        if synsets != 1000 or len(folders) != 1000:
+            yield (f'1000 folders such as n01440764 in {osp.abspath(folder)}, which has {synsets} of them and '
+                   f'{len(folders) - synsets} others; nor is there {listed}')
 
 
 def _is_empty(path: str) -> bool:
