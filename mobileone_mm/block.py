@@ -188,14 +188,15 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
             yield self.skip_branch(x)
 
     def _sum_branches(self, x: Tensor) -> Tensor:
-        out, is_own = None, False
-        for output in self._branch_outputs(x):
+        outputs = self._branch_outputs(x)
+        out, is_own = next(outputs), False
+        for output in outputs:
             # In place saves memory traffic. Not into what a branch returned, which is its own; nor of another type, as the
             # skip branch's may be under autocast.
             if is_own and out.dtype == output.dtype:
                 out += output
             else:
-                out, is_own = (output, False) if out is None else (out + output, True)
+                out, is_own = out + output, True
         return out
 
     def _norms(self) -> list[_BatchNorm]:
