@@ -14,6 +14,8 @@ from mobileone_mm import MobileOneBlock
 from mobileone_mm.shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
+# All of them; those between run with the slow tests.
+ARCH_PARAMS = ['s0', *(pytest.param(f's{i}', marks=pytest.mark.slow) for i in (1, 2, 3)), 's4']
 DATA = Path(os.environ.get('MOBILEONE_TEST_DATA', ROOT / 'data' / 'test'))
 
 

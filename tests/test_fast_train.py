@@ -71,7 +71,7 @@ def test_what_people_switch_on(option):
     expected = slow(x)
     assert len(calls) == (4 if option == 'hooks' else 0)  # of two SE
     for maps in (got, expected):
-        sum(m.float().square().mean() if option == 'bfloat16' else m.square().mean() for m in maps).backward()
+        sum(m.to(dtype).square().mean() for m in maps).backward()
     pairs = [*zip(got, expected, strict=True), *((a.grad, b.grad) for a, b in zip(
         fast.parameters(), slow.parameters(), strict=True))]
     for a, b in pairs:
@@ -110,8 +110,7 @@ def train(arch, dtype, fast_train):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('arch', ['s0', 's2'])
-@pytest.mark.parametrize('dtype, tolerance', [
-    (torch.float64, 1e-8), (torch.float32, 1e-3)])
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-8), (torch.float32, 1e-3)])
 def test_ten_steps_of_a_whole_backbone(arch, dtype, tolerance):
     fast, losses = train(arch, dtype, True)
     slow, expected = train(arch, dtype, False)

@@ -3,7 +3,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import randomize
+from conftest import ARCH_PARAMS, randomize
 from mmengine.registry import init_default_scope
 
 from mobileone_mm import MobileOne, reparameterize_model
@@ -12,7 +12,7 @@ from mobileone_mm.convert import convert_checkpoint
 OUT = dict(out_indices=(0, 1, 2, 3))
 
 
-@pytest.fixture(params=['s0', *(pytest.param(f's{i}', marks=pytest.mark.slow) for i in (1, 2, 3)), 's4'])
+@pytest.fixture(params=ARCH_PARAMS)
 def arch(request):
     return request.param
 

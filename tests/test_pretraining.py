@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, logged, python, randomize, real_data, run_distributed
+from conftest import ARCH_PARAMS, ROOT, logged, python, randomize, real_data, run_distributed
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
@@ -25,10 +25,27 @@ SHAPES = 'configs/pretraining/mobileone_s2_shapes.py'
 LEAVES = [f's{i}' for i in range(5)]
 TINY = dict(num_blocks=(1, 1, 1, 1), width_multipliers=(0.25, 0.125, 0.0625, 0.0625), num_conv_branches=1,
             num_se_blocks=(0, 0, 0, 0))
+NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
 
 
 def load(arch):
     return Config.fromfile(ROOT / 'configs' / 'pretraining' / f'mobileone_{arch}_in1k.py')
+
+
+def build(cfg):
+    init_default_scope('mmpretrain')
+    return MODELS.build(cfg.model)
+
+
+def shrink(cfg):
+    """Give a config's model the tiny arch, and its head what follows from that."""
+    model, channels = cfg.model, tuple(stage_widths(TINY)[-2:])
+    model.backbone.arch = TINY
+    if 'bbox_head' in model:
+        model.neck.in_channels = channels
+        model.neck.out_channels = model.bbox_head.in_channels = (*channels, *model.neck.out_channels[2:])
+    else:
+        (model.decode_head if 'decode_head' in model else model.head).in_channels = channels[-1]
 
 
 @pytest.fixture(scope='module')
@@ -52,8 +69,7 @@ def test_the_papers_numbers(arch):
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
     assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size == 256
     assert cfg.custom_hooks[0].type == 'EMAHook' and cfg.custom_hooks[0].momentum == pytest.approx(1 - 0.9995)
-    init_default_scope('mmpretrain')
-    model = MODELS.build(cfg.model)
+    model = build(cfg)
     assert type(model.backbone) is MobileOne and model.head.fc.in_features == model.backbone.out_channels[0]
     assert (model.head.loss_module.label_smooth_val, model.head.fc.out_features) == (0.1, 1000)
 
@@ -83,8 +99,7 @@ def recorded(arch, imagenet, work_dir, monkeypatch, **changes):
     """Run a config whole but for its size: a tiny arch, an iteration an epoch."""
     monkeypatch.setenv('IN1K_ROOT', str(imagenet))
     cfg = load(arch)
-    cfg.model.backbone.arch = TINY
-    cfg.model.head.in_channels = stage_widths(TINY)[-1]
+    shrink(cfg)
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
     cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.work_dir = str(work_dir)
@@ -129,11 +144,9 @@ def test_workers_get_the_next_phase(shapes_root, tmp_path, monkeypatch):
     """Workers that persist have a copy of the pipeline, and must be started anew."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     cfg = Config.fromfile(ROOT / SHAPES)
-    cfg.model.backbone.arch = TINY
-    cfg.model.head.in_channels = stage_widths(TINY)[-1]
+    shrink(cfg)
     assert cfg.train_dataloader.persistent_workers and cfg.train_dataloader.num_workers == 1
-    cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='ERROR', val_cfg=None, val_dataloader=None,
-                             val_evaluator=None))
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='ERROR') | NO_VALIDATION)
     runner = Runner.from_cfg(cfg)
     recorder = Recorder()
     runner.register_hook(recorder, 'VERY_LOW')
@@ -285,12 +298,10 @@ LEAF_CONFIGS = [path for folder in ('detection', 'segmentation')
                 for path in sorted((ROOT / 'configs' / folder).glob('*.py')) if 'shapes' not in path.stem]
 
 
-@pytest.mark.parametrize('arch', ['s0', *(pytest.param(f's{i}', marks=pytest.mark.slow) for i in (1, 2, 3)), 's4'])
+@pytest.mark.parametrize('arch', ARCH_PARAMS)
 def test_every_config_starts_from_it(arch, tmp_path):
     """By its init_cfg alone, strictly; S4 without SE leaves the gates out, as from Apple's."""
-    cfg = load(arch)
-    init_default_scope('mmpretrain')
-    weights = randomize(MODELS.build(cfg.model)).state_dict()
+    weights = randomize(build(load(arch))).state_dict()
     torch.save(dict(state_dict=weights, meta={}), tmp_path / 'pretrained.pth')
     configs = [path for path in LEAF_CONFIGS if f'_{arch}' in path.stem]
     assert len(configs) == 3
@@ -313,19 +324,17 @@ def test_apples_weights_through_the_config(tmp_path):
 
 
 def check_logits(state_dict, x, expected, arch='s1'):
-    init_default_scope('mmpretrain')
-    model = MODELS.build(load(arch).model).double().eval()
+    model = build(load(arch)).double().eval()
     model.load_state_dict(as_classifier(state_dict, model))
     with torch.no_grad():
         torch.testing.assert_close(model(x, mode='tensor'), expected, rtol=0, atol=1e-8 * expected.abs().max().item())
 
 
 def test_mmpretrains_classifier():
-    init_default_scope('mmpretrain')
-    settings = load('s1').model
-    settings.backbone = dict(type='mmpretrain.MobileOne', arch='s1', out_indices=(3, ))
+    cfg = load('s1')
+    cfg.model.backbone = dict(type='mmpretrain.MobileOne', arch='s1', out_indices=(3, ))
     torch.manual_seed(0)
-    theirs = randomize(MODELS.build(settings)).double()
+    theirs = randomize(build(cfg)).double()
     theirs.eval()  # its backbone fuses when asked to
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
@@ -343,9 +352,8 @@ def test_timms_classifier():
 
 @pytest.mark.parametrize('layout', ['Apple', 'timm'])
 def test_classifiers_in_foreign_layouts(layout):
-    init_default_scope('mmpretrain')
     torch.manual_seed(0)
-    model = randomize(MODELS.build(load('s1').model)).double().eval()
+    model = randomize(build(load('s1'))).double().eval()
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = model(x, mode='tensor')
@@ -358,8 +366,7 @@ def test_classifiers_in_foreign_layouts(layout):
 
 @pytest.mark.slow
 def test_another_number_of_classes_is_refused(shapes_root, tmp_path):
-    init_default_scope('mmpretrain')
-    torch.save(randomize(MODELS.build(load('s2').model)).state_dict(), tmp_path / 'in1k.pth')
+    torch.save(randomize(build(load('s2'))).state_dict(), tmp_path / 'in1k.pth')
     result = python('-W', 'ignore', 'tools/test.py', SHAPES, tmp_path / 'in1k.pth',
                     '--work-dir', tmp_path, check=False, SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
@@ -367,16 +374,14 @@ def test_another_number_of_classes_is_refused(shapes_root, tmp_path):
 
 
 def test_another_arch_is_named(imagenet, tmp_path):
-    init_default_scope('mmpretrain')
-    torch.save(MODELS.build(load('s0').model).state_dict(), tmp_path / 's0.pth')
+    torch.save(build(load('s0')).state_dict(), tmp_path / 's0.pth')
     result = python('-W', 'ignore', 'tools/test.py', 'configs/pretraining/mobileone_s1_in1k.py', tmp_path / 's0.pth',
                     '--work-dir', tmp_path, check=False, IN1K_ROOT=imagenet)
     assert result.returncode == 1 and "These are MobileOne 's0' weights, but the config says arch='s1'" in result.stderr
 
 
 def test_two_classifiers_are_refused():
-    init_default_scope('mmpretrain')
-    model = MODELS.build(load('s0').model)
+    model = build(load('s0'))
     heads = {f'{name}.weight': torch.zeros(1000, 1024) for name in ('linear', 'head.fc')}
     weights = dict(MobileOne('s0').state_dict()) | heads
     with pytest.raises(CheckpointError, match='several classifiers: head.fc.weight, linear.weight'):
@@ -391,16 +396,9 @@ def test_relaxation_in_fine_tuning(shapes_root, tmp_path, monkeypatch):
                           ('segmentation/deeplabv3_mobileone_s2_relaxed_shapes', True)):
         cfg = Config.fromfile(ROOT / 'configs' / f'{config}.py')
         cfg.work_dir = str(tmp_path / config)
-        cfg.model.backbone.arch = TINY
-        channels = tuple(stage_widths(TINY)[-2:])
-        if grows:
-            cfg.model.decode_head.in_channels = channels[1]
-        else:
-            cfg.model.neck.in_channels = channels
-            levels = (*channels, *cfg.model.neck.out_channels[2:])
-            cfg.model.neck.out_channels = cfg.model.bbox_head.in_channels = levels
-        cfg.merge_from_dict({'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False,
-                             'log_level': 'ERROR', 'val_cfg': None, 'val_dataloader': None, 'val_evaluator': None})
+        shrink(cfg)
+        cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
+        cfg.merge_from_dict(dict(log_level='ERROR') | NO_VALIDATION)
         runner = Runner.from_cfg(cfg)
         seen = []
 
@@ -421,13 +419,11 @@ def test_relaxation_in_fine_tuning(shapes_root, tmp_path, monkeypatch):
 def test_relaxation_in_a_loop_over_iterations(shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     cfg = Config.fromfile(ROOT / 'configs' / 'segmentation' / 'deeplabv3_mobileone_s2_relaxed_shapes.py')
-    cfg.model.backbone.arch = TINY
-    cfg.model.decode_head.in_channels = stage_widths(TINY)[-1]
+    shrink(cfg)
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=6, val_interval=100)
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False, sampler=dict(type='InfiniteSampler'))
     cfg.param_scheduler = cfg.param_scheduler[-1:]
-    cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='ERROR', val_cfg=None, val_dataloader=None,
-                             val_evaluator=None))
+    cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='ERROR') | NO_VALIDATION)
     runner = Runner.from_cfg(cfg)
     runner.train()
     # Of the last of six iterations.
