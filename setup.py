@@ -33,7 +33,7 @@ class BuildWithMim(build_py):
 # Exporting takes those of its format: onnx, onnxscript and the runtime, or coremltools, or none for TorchScript.
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'coremltools']
 
-version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / '__init__.py').read_text(encoding='utf-8'))[1]
+version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / 'version.py').read_text(encoding='utf-8'))[1]
 setup(
     name='mobileone_mm',
     version=version,

@@ -13,9 +13,9 @@ from interleaved import median_seconds
 from rich.console import Console
 from rich.table import Table
 
-from mobileone_mm.export import example_picture, export
-from mobileone_mm.exported_file import ExportedFile
-from mobileone_mm.launch import build_runner, prepare_test
+from mobileone_mm.apis.launch import build_runner, prepare_test
+from mobileone_mm.deploy.export import example_picture, export
+from mobileone_mm.deploy.exported_file import ExportedFile
 
 
 def metrics(config: str, file: Path) -> dict[str, float]:

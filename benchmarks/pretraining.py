@@ -15,12 +15,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mobileone_mm.data import MissingDataError, check_data
-from mobileone_mm.files import atomic_file
-from mobileone_mm.graphs import MissingPackageError
-from mobileone_mm.launch import errors_in_one_line
-from mobileone_mm.model_card import logged_values
-from mobileone_mm.trained import config_from_file
+from mobileone_mm.benchmark.model_card import logged_values
+from mobileone_mm.datasets.check import check_data
+from mobileone_mm.engine.config import config_from_file
+from mobileone_mm.utils.errors import MissingDataError, MissingPackageError, errors_in_one_line
+from mobileone_mm.utils.files import atomic_file
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / 'configs' / 'pretraining' / 'mobileone_s2_shapes.py'

@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mobileone_mm import ARCHS, MobileOne
-from mobileone_mm.graphs import MissingPackageError, require
+from mobileone_mm.utils.errors import MissingPackageError, require
 
 
 def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
@@ -24,7 +24,7 @@ def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
     if norm_eval:  # with live norms there is nothing to switch
         models['plain'] = MobileOne(arch, norm_eval=norm_eval, fast_train=False)
     try:
-        require('mobileone_mm.pretraining')  # which imports mmpretrain, also without torchvision
+        require('mobileone_mm.tasks.pretraining')  # which imports mmpretrain, also without torchvision
         models['mmpretrain'] = require('mmpretrain.models.backbones').MobileOne(arch, norm_eval=norm_eval)
     except MissingPackageError:
         pass

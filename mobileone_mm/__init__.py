@@ -1,25 +1,38 @@
 """MobileOne for OpenMMLab: importing this package registers the backbone, and imports neither mmdet nor mmseg."""
 from .arch import ARCHS
 from .block import MobileOneBlock, reparameterize_model
-from .checkpoint import allow_mmengine_globals, use_safe_loading
-from .expand import calibrate_norms, expand_state_dict
-from .files import AtomicLocalBackend
-from .hooks import (
+from .checkpoint.expand import expand_state_dict
+from .checkpoint.read import allow_mmengine_globals
+from .compat.loading import use_safe_loading
+from .compat.mmcv_ops import provide_mmcv_ops
+from .engine.calibrate import calibrate_norms
+from .engine.hooks import (
     CalibrateNormsHook,
     CheckpointFitHook,
     NumClassesFitHook,
     PreserveRandomStateHook,
     SyncAveragedBuffersHook,
 )
-from .init import NearIdentityInit
-from .mmcv_ops import provide_mmcv_ops
 from .mobileone import MobileOne
+from .near_identity import NearIdentityInit
+from .utils.files import AtomicLocalBackend
+from .version import __version__
 
-__version__ = '0.1.0'
 __all__ = [
-    'ARCHS', 'AtomicLocalBackend', 'CalibrateNormsHook', 'CheckpointFitHook', 'MobileOne', 'MobileOneBlock',
-    'NearIdentityInit', 'NumClassesFitHook', 'PreserveRandomStateHook', 'SyncAveragedBuffersHook', 'calibrate_norms',
-    'expand_state_dict', 'reparameterize_model',
+    'ARCHS',
+    'AtomicLocalBackend',
+    'CalibrateNormsHook',
+    'CheckpointFitHook',
+    'MobileOne',
+    'MobileOneBlock',
+    'NearIdentityInit',
+    'NumClassesFitHook',
+    'PreserveRandomStateHook',
+    'SyncAveragedBuffersHook',
+    '__version__',
+    'calibrate_norms',
+    'expand_state_dict',
+    'reparameterize_model',
 ]
 
 provide_mmcv_ops()

@@ -8,7 +8,7 @@ import os.path as osp
 import runpy
 import sys
 
-from .launch import errors_in_one_line
+from .utils.errors import errors_in_one_line
 
 
 def find_script(name: str) -> str:

@@ -18,7 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .fused import FusedKernels, HoldsFusedKernels, verified_kernel
+from .kernel_cache import FusedKernels, HoldsFusedKernels, verified_kernel
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels
 
 _WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
@@ -76,7 +76,7 @@ class MobileOneBlock(HoldsFusedKernels, BaseModule):
     whenever none of its batch norms is in training mode: after ``eval()``, and also in a frozen
     stage or under ``norm_eval``, where the statistics are constants too. The fused kernel is kept
     only where no gradient has to reach the branches, and is refolded as soon as a branch tensor
-    changed by any route (see :mod:`mobileone_mm.fused`). ``switch_to_deploy()`` is one-way.
+    changed by any route (see :mod:`mobileone_mm.kernel_cache`). ``switch_to_deploy()`` is one-way.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
@@ -383,6 +383,13 @@ def _untraced():
         yield
     finally:
         torch._C._set_tracing_state(state)
+
+
+def train_form_blocks(model: nn.Module) -> Iterator[tuple[str, MobileOneBlock]]:
+    """The blocks of a model that have branches, with their names."""
+    for name, module in model.named_modules():
+        if isinstance(module, MobileOneBlock) and not module.deploy:
+            yield name, module
 
 
 def reparameterize_model(model: nn.Module, inplace: bool = False) -> nn.Module:

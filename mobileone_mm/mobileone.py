@@ -12,9 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arch import check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock, reparameterize_model
-from .checkpoint import CheckpointError, adapt_state_dict, load_pretrained, missing_backbone
-from .expand import expand_state_dict
-from .fused import FusedKernels, HoldsFusedKernels
+from .checkpoint.expand import expand_state_dict
+from .checkpoint.fit import adapt_state_dict, missing_backbone
+from .checkpoint.read import load_pretrained
+from .kernel_cache import FusedKernels, HoldsFusedKernels
+from .utils.errors import CheckpointError
 
 
 @MODELS.register_module()
@@ -55,7 +57,7 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         init_cfg: mmengine's initialization config. None: PyTorch's own initialization, as in Apple's code.
             (mmengine's Kaiming takes a depthwise kernel's fan-out to be of all channels, and makes it tiny.)
             ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` takes Apple's, timm's, mmpretrain's and our own weights
-            (:func:`mobileone_mm.checkpoint.load_pretrained`), and with ``expand=True`` fused ones for the train form
+            (:func:`mobileone_mm.checkpoint.read.load_pretrained`), and with ``expand=True`` fused ones for the train form
             (:func:`mobileone_mm.expand_state_dict`).
         contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet does.
             Where a stride of 2 was turned into dilation 2, pretrained weights then see the very grid that they

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mobileone_mm import MobileOneBlock
-from mobileone_mm.shapes import make_shapes
+from mobileone_mm.datasets.shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
 # All of them; those between run with the slow tests.

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mobileone_mm import MobileOne, reparameterize_model
-from mobileone_mm.checkpoint import read_checkpoint
+from mobileone_mm.checkpoint.read import read_checkpoint
 
 DETECTOR, SEGMENTOR = test_tools.SHAPES, test_segmentation.SHAPES
 
@@ -87,7 +87,7 @@ def test_heads_whose_classes_are_compared():
     from types import SimpleNamespace
 
     from mobileone_mm import NumClassesFitHook
-    from mobileone_mm.data import DataError
+    from mobileone_mm.utils.errors import DataError
 
     class Head(nn.Module):
         num_classes = 80

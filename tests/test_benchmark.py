@@ -11,10 +11,11 @@ from conftest import python, randomize
 from test_mobileone import PARAMETERS
 from torch import nn
 
-from mobileone_mm import MobileOne, bottlenecks, contenders
-from mobileone_mm.benchmark import Entry, benchmark, correlate, count, make_entries, measure, spearman, summarize
-from mobileone_mm.contenders import Contender, make_forms
-from mobileone_mm.report import print_report
+from mobileone_mm import MobileOne
+from mobileone_mm.benchmark import bottlenecks, contenders
+from mobileone_mm.benchmark.contenders import Contender, make_forms
+from mobileone_mm.benchmark.measure import Entry, benchmark, correlate, count, make_entries, measure, spearman, summarize
+from mobileone_mm.benchmark.report import print_report
 
 DETECTOR, SEGMENTOR = test_tools.SHAPES, test_segmentation.SHAPES
 TOOL = 'tools/benchmark.py'
@@ -71,7 +72,7 @@ def test_runtimes_give_torchs_outputs(runtime):
 
 @pytest.mark.parametrize('package, build', [('timm', contenders._from_timm), ('mmpretrain', contenders._from_mmpretrain)])
 def test_peers_forms_are_one_function(package, build):
-    pytest.importorskip('mobileone_mm.pretraining' if package == 'mmpretrain' else package, exc_type=ImportError)
+    pytest.importorskip('mobileone_mm.tasks.pretraining' if package == 'mmpretrain' else package, exc_type=ImportError)
     contender = build('s0', (64, 64))
     assert tuple(count(module, torch.zeros(1, 3, 64, 64))[0] for module in contender.forms.values()) == PARAMETERS['s0']
     outs = [entry.run() for entry in make_entries(contender, ['torch'], batch=1, threads=1)]

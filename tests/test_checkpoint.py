@@ -15,8 +15,9 @@ from mmengine.runner import CheckpointLoader, load_checkpoint
 from PIL import Image
 
 from mobileone_mm import ARCHS, MobileOne, calibrate_norms
-from mobileone_mm import checkpoint as checkpoint_module
-from mobileone_mm.checkpoint import CheckpointError, load_pretrained, read_checkpoint
+from mobileone_mm.checkpoint import read as checkpoint_module
+from mobileone_mm.checkpoint.read import load_pretrained, read_checkpoint
+from mobileone_mm.utils.errors import CheckpointError
 
 TO_APPLE = [('conv_branches.', 'rbr_conv.'), ('scale_branch.', 'rbr_scale.'), ('skip_branch.', 'rbr_skip.')]
 TO_MMPRETRAIN = [('.bn.', '.norm.'), ('conv_branches.', 'branch_conv_list.'), ('scale_branch.', 'branch_scale.'),

@@ -16,9 +16,10 @@ from test_segmentation import options as options_seg
 from test_tools import SHAPES, metrics, options
 
 from mobileone_mm import ARCHS, MobileOne
-from mobileone_mm.checkpoint import CheckpointError, read_checkpoint
-from mobileone_mm.convert import convert_checkpoint, deploy_checkpoint
-from mobileone_mm.launch import build_runner
+from mobileone_mm.apis.convert import convert_checkpoint, deploy_checkpoint
+from mobileone_mm.apis.launch import build_runner
+from mobileone_mm.checkpoint.read import read_checkpoint
+from mobileone_mm.utils.errors import CheckpointError
 
 SMALL = ['model.backbone.arch=s0', 'model.decode_head.in_channels=1024', 'model.decode_head.channels=16']
 

@@ -4,8 +4,8 @@ import torch
 from conftest import randomize, reference_maps
 
 from mobileone_mm import ARCHS, MobileOne, calibrate_norms, expand_state_dict, reparameterize_model
-from mobileone_mm.checkpoint import CheckpointError
-from mobileone_mm.hooks import CalibrateNormsHook
+from mobileone_mm.engine.hooks import CalibrateNormsHook
+from mobileone_mm.utils.errors import CheckpointError
 
 SMALL = ARCHS['s0'] | dict(num_blocks=(1, 2, 2, 1), num_se_blocks=(0, 0, 1, 1))
 

@@ -13,18 +13,19 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mobileone_mm import MobileOne
-from mobileone_mm.checkpoint import read_checkpoint
-from mobileone_mm.deployable import make_deployable, select_boxes
-from mobileone_mm.export import example_picture, export, share_of_boxes
-from mobileone_mm.exported import use_exported
-from mobileone_mm.exported_file import ExportedFile, ExportedFileError, is_exported
-from mobileone_mm.graphs import MissingPackageError, trace_onnx
-from mobileone_mm.mmcv_ops import batched_nms
-from mobileone_mm.pictures import read_picture
-from mobileone_mm.predict import build_inferencer
-from mobileone_mm.quantize import quantize
-from mobileone_mm.runtimes import onnxruntime_session
-from mobileone_mm.trained import read_config
+from mobileone_mm.apis.predict import build_inferencer
+from mobileone_mm.checkpoint.read import read_checkpoint
+from mobileone_mm.compat.mmcv_ops import batched_nms
+from mobileone_mm.datasets.images import read_picture
+from mobileone_mm.deploy.export import example_picture, export, share_of_boxes
+from mobileone_mm.deploy.exported_file import ExportedFile, is_exported
+from mobileone_mm.deploy.exported_model import use_exported
+from mobileone_mm.deploy.graphs import trace_onnx
+from mobileone_mm.deploy.quantize import quantize
+from mobileone_mm.deploy.runtimes import onnxruntime_session
+from mobileone_mm.deploy.wrappers import make_deployable, select_boxes
+from mobileone_mm.engine.config import read_config
+from mobileone_mm.utils.errors import ExportedFileError, MissingPackageError
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import python
 
-from mobileone_mm import mmcv_ops
-from mobileone_mm.mmcv_ops import batched_nms, greedy_nms, has_compiled_ops, nms
-from mobileone_mm.stand_in import StandInFinder
+from mobileone_mm.compat import mmcv_ops
+from mobileone_mm.compat.mmcv_ops import batched_nms, greedy_nms, has_compiled_ops, nms
+from mobileone_mm.compat.stand_in import StandInFinder
 
 needs_ops = pytest.mark.skipif(not has_compiled_ops(), reason='mmcv has no compiled operators here')
 needs_no_ops = pytest.mark.skipif(has_compiled_ops(), reason='mmcv has compiled operators here')

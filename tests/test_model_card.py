@@ -12,7 +12,7 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.visualization import LocalVisBackend
 
-from mobileone_mm.model_card import KINDS, _table, first_differences, logged_values, make_card, write_card
+from mobileone_mm.benchmark.model_card import KINDS, _table, first_differences, logged_values, make_card, write_card
 
 DETECTOR, SEGMENTOR = 'ssdlite_mobileone_s0', 'deeplabv3_mobileone_s0_voc12aug'
 WRITTEN = ['configs/detection/metafile.yml', 'configs/segmentation/metafile.yml', 'configs/pretraining/metafile.yml',
@@ -33,7 +33,7 @@ def project(tmp_path):
 @pytest.fixture
 def no_counting(monkeypatch):
     """What is refused is refused before the minutes that counting takes."""
-    monkeypatch.delattr('mobileone_mm.model_card._counts')
+    monkeypatch.delattr('mobileone_mm.benchmark.model_card._counts')
 
 
 def written(root):
@@ -115,7 +115,7 @@ def test_what_is_given_is_written_and_kept(project, tmp_path, monkeypatch):
     metafile = project / WRITTEN[0]
     metafile.write_text(metafile.read_text().replace('Weights: epoch_9.pth', 'Weights: https://example.org/s0.pth'))
     before = written(project)
-    monkeypatch.setattr('mobileone_mm.model_card._counts', lambda contender: {})  # known by now
+    monkeypatch.setattr('mobileone_mm.benchmark.model_card._counts', lambda contender: {})  # known by now
     assert write_card(make_card(project, [DETECTOR])) == []
     assert write_card(make_card(project, [DETECTOR], {DETECTOR: weights})) == []
     assert written(project) == before

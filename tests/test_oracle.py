@@ -7,7 +7,7 @@ from conftest import ARCH_PARAMS, randomize
 from mmengine.registry import init_default_scope
 
 from mobileone_mm import MobileOne, reparameterize_model
-from mobileone_mm.convert import convert_checkpoint
+from mobileone_mm.apis.convert import convert_checkpoint
 
 OUT = dict(out_indices=(0, 1, 2, 3))
 
@@ -37,7 +37,7 @@ def timms_features(model, x):
 def mmpretrains(arch):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        pytest.importorskip('mobileone_mm.pretraining', exc_type=ImportError)
+        pytest.importorskip('mobileone_mm.tasks.pretraining', exc_type=ImportError)
     init_default_scope('mmpretrain')  # of the head's loss
     from mmpretrain.models import LinearClsHead
     from mmpretrain.models.backbones import MobileOne as Theirs

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmseg.utils import register_all_modules as register_mmseg
 from test_segmentation import pictures
 
-from mobileone_mm.mmcv_ops import has_compiled_ops
+from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 
 CHANNELS = (48, 128, 256, 1024)  # of S0
 

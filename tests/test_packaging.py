@@ -70,7 +70,7 @@ def test_the_tables_in_the_readme(config):
     row = re.search(rf'\| \[{config.stem}\].*?\| ([\d.]+) → ([\d.]+) \| ([\d.]+) → ([\d.]+) \|',
                     (ROOT / 'README.md').read_text())
     if config.parent.name == 'pretraining':
-        pytest.importorskip('mobileone_mm.pretraining', exc_type=ImportError)
+        pytest.importorskip('mobileone_mm.tasks.pretraining', exc_type=ImportError)
     cfg = Config.fromfile(config)
     _, size, unit, digits = TABLES[cfg.default_scope]
     init_default_scope(cfg.default_scope)

@@ -15,11 +15,12 @@ from test_checkpoint import TO_APPLE, TO_TIMM, rename
 
 from mobileone_mm import MobileOne
 from mobileone_mm.arch import stage_widths
-from mobileone_mm.checkpoint import CheckpointError, as_classifier
-from mobileone_mm.data import MissingDataError, check_data
-from mobileone_mm.model_card import logged_values
+from mobileone_mm.benchmark.model_card import logged_values
+from mobileone_mm.checkpoint.layouts import as_classifier
+from mobileone_mm.datasets.check import check_data
+from mobileone_mm.utils.errors import CheckpointError, MissingDataError
 
-pretraining = pytest.importorskip('mobileone_mm.pretraining')
+pretraining = pytest.importorskip('mobileone_mm.tasks.pretraining')
 
 SHAPES = 'configs/pretraining/mobileone_s2_shapes.py'
 LEAVES = [f's{i}' for i in range(5)]
@@ -192,7 +193,7 @@ def test_bad_augmentation(arguments, message):
 def test_other_libraries_see_no_stand_in():
     """Where torchvision is absent it stays absent; what needs it says so."""
     code = '''
-import importlib.util, sys, mobileone_mm.pretraining
+import importlib.util, sys, mobileone_mm.tasks.pretraining
 from mmpretrain.registry import TRANSFORMS
 if importlib.util.find_spec('torchvision') is None:
     assert not any(name.startswith('torchvision') for name in sys.modules)

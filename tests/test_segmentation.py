@@ -17,7 +17,7 @@ from mmseg.utils import register_all_modules
 from PIL import Image
 
 from mobileone_mm import ARCHS, MobileOne
-from mobileone_mm.mmcv_ops import has_compiled_ops
+from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 
 CONFIGS = sorted((ROOT / 'configs' / 'segmentation').glob('*.py'))
 LEAVES = [path for path in CONFIGS if 'shapes' not in path.name]

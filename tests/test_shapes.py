@@ -8,7 +8,7 @@ from conftest import python
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mobileone_mm.shapes import CLASSES, make_shapes
+from mobileone_mm.datasets.shapes import CLASSES, make_shapes
 
 
 def checksum(folder):

@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT, cfg_options, logged, python, real_data, run, run_distributed, scalars
 from mmengine.config import Config
 
-from mobileone_mm.checkpoint import read_checkpoint
-from mobileone_mm.launch import latest_checkpoint
-from mobileone_mm.mmcv_ops import has_compiled_ops
+from mobileone_mm.apis.launch import latest_checkpoint
+from mobileone_mm.checkpoint.read import read_checkpoint
+from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 
 SHAPES = 'configs/detection/ssdlite_mobileone_s2_shapes.py'
 

@@ -6,12 +6,12 @@ skip connections and Squeeze-and-Excitation cost in a plain 30-layer CNN, bottle
 import argparse
 from pathlib import Path
 
-from mobileone_mm import ARCHS, bottlenecks, contenders
-from mobileone_mm.benchmark import benchmark, correlate
-from mobileone_mm.graphs import MissingPackageError
-from mobileone_mm.launch import errors_in_one_line
-from mobileone_mm.report import print_report, write_report
-from mobileone_mm.runtimes import RUNTIMES
+from mobileone_mm import ARCHS
+from mobileone_mm.benchmark import bottlenecks, contenders
+from mobileone_mm.benchmark.measure import benchmark, correlate
+from mobileone_mm.benchmark.report import print_report, write_report
+from mobileone_mm.deploy.runtimes import RUNTIMES
+from mobileone_mm.utils.errors import MissingPackageError, errors_in_one_line
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 import argparse
 
 from mobileone_mm import ARCHS
-from mobileone_mm.convert import convert_checkpoint
-from mobileone_mm.launch import errors_in_one_line
+from mobileone_mm.apis.convert import convert_checkpoint
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:

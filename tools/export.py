@@ -3,8 +3,8 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mobileone_mm.export import SUFFIXES, export
-from mobileone_mm.launch import errors_in_one_line
+from mobileone_mm.deploy.export import SUFFIXES, export
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 import argparse
 import sys
 
-from mobileone_mm.shapes import make_shapes
+from mobileone_mm.datasets.shapes import make_shapes
 
 
 def main() -> None:

@@ -6,9 +6,8 @@ until they are given anew. So do latencies under --no-latency.
 import argparse
 from pathlib import Path
 
-from mobileone_mm.graphs import MissingPackageError
-from mobileone_mm.launch import errors_in_one_line
-from mobileone_mm.model_card import first_differences, make_card, write_card
+from mobileone_mm.benchmark.model_card import first_differences, make_card, write_card
+from mobileone_mm.utils.errors import MissingPackageError, errors_in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -4,8 +4,8 @@ import sys
 
 from mmengine.config import DictAction
 
-from mobileone_mm.launch import errors_in_one_line
-from mobileone_mm.predict import predict
+from mobileone_mm.apis.predict import predict
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:

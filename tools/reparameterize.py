@@ -1,9 +1,8 @@
 """Write the deploy form of a trained detector, segmentor or classifier: CONFIG CKPT OUT."""
 import argparse
 
-from mobileone_mm.convert import deploy_checkpoint
-from mobileone_mm.graphs import MissingPackageError
-from mobileone_mm.launch import errors_in_one_line
+from mobileone_mm.apis.convert import deploy_checkpoint
+from mobileone_mm.utils.errors import MissingPackageError, errors_in_one_line
 
 
 def main() -> None:

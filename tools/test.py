@@ -1,10 +1,8 @@
 """Test a detector, a segmentor or a classifier: python tools/test.py CONFIG CHECKPOINT, or a file of tools/export.py."""
 import argparse
 
-from mobileone_mm.checkpoint import CheckpointError
-from mobileone_mm.data import DataError
-from mobileone_mm.graphs import MissingPackageError
-from mobileone_mm.launch import add_common_arguments, errors_in_one_line, prepare_test, test
+from mobileone_mm.apis.launch import add_common_arguments, prepare_test, test
+from mobileone_mm.utils.errors import CheckpointError, DataError, MissingPackageError, errors_in_one_line
 
 
 def main() -> None:

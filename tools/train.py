@@ -1,10 +1,8 @@
 """Train a detector, a segmentor or a classifier: python tools/train.py CONFIG."""
 import argparse
 
-from mobileone_mm.checkpoint import CheckpointError
-from mobileone_mm.data import DataError
-from mobileone_mm.graphs import MissingPackageError
-from mobileone_mm.launch import DiskError, add_common_arguments, errors_in_one_line, prepare_train, train
+from mobileone_mm.apis.launch import add_common_arguments, prepare_train, train
+from mobileone_mm.utils.errors import CheckpointError, DataError, DiskError, MissingPackageError, errors_in_one_line
 
 
 def main() -> None:

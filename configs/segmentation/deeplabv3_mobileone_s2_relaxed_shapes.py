@@ -2,7 +2,7 @@
 # tenth, and pictures that grow in three phases.
 _base_ = ['./deeplabv3_mobileone_s2_shapes.py', '../_base_/relaxation.py']
 
-custom_imports = dict(imports=[*_base_.custom_imports['imports'], 'mobileone_mm.pretraining'])
+custom_imports = dict(imports=[*_base_.custom_imports['imports'], 'mobileone_mm.tasks.pretraining'])
 param_scheduler = [*_base_.param_scheduler, _base_.weight_decay_annealing]
 phases = [[{**step, 'scale': (size, size)} if step['type'] == 'Resize' else step for step in _base_.train_pipeline]
           for size in (96, 112, 128)]

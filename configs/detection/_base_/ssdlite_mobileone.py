@@ -3,7 +3,7 @@
 # From the paper (Table 11a): MobileOne + SSDLite. All below is reconstructed, because the paper gives no detail:
 # features at strides 16 and 32, extra levels, anchors, losses and test settings are mmdet's for SSDLite.
 # The leaf configs set arch, weights and the two channel numbers that follow from arch.
-custom_imports = dict(imports=['mobileone_mm.ssd'], allow_failed_imports=False)
+custom_imports = dict(imports=['mobileone_mm.tasks.detection'], allow_failed_imports=False)
 norm_cfg = dict(type='BN', eps=0.001, momentum=0.03)
 model = dict(
     type='SingleStageDetector',

@@ -2,7 +2,7 @@
 #
 # From notes on the paper: label smoothing of 0.1. Input's mean and std are ImageNet's: Apple does not state them, but
 # its weights give the published accuracy with these.
-custom_imports = dict(imports=['mobileone_mm.pretraining'], allow_failed_imports=False)
+custom_imports = dict(imports=['mobileone_mm.tasks.pretraining'], allow_failed_imports=False)
 model = dict(
     type='ImageClassifier',
     data_preprocessor=dict(

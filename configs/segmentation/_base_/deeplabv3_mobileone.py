@@ -10,7 +10,7 @@
 # Output stride 8 is this one line in a config:
 #   model = dict(backbone=dict(strides=(2, 2, 1, 1), dilations=(1, 1, 2, 4)))
 # and usually rates (1, 12, 24, 36) in decode_head.dilations with it.
-custom_imports = dict(imports=['mobileone_mm.deeplabv3'], allow_failed_imports=False)
+custom_imports = dict(imports=['mobileone_mm.tasks.segmentation'], allow_failed_imports=False)
 data_preprocessor = dict(
     type='SegDataPreProcessor',
     mean=[123.675, 116.28, 103.53],

@@ -4,8 +4,6 @@ import json
 import os
 import os.path as osp
 import re
-import signal
-import sys
 import zipfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -21,11 +19,14 @@ from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from .checkpoint import get_state_dict, read_checkpoint
-from .data import DataError, check_data
-from .exported import use_exported
-from .exported_file import is_exported
-from .trained import config_from_file, holds_deploy_weights, set_deploy
+from ..checkpoint.layouts import get_state_dict
+from ..checkpoint.read import read_checkpoint
+from ..datasets.check import check_data
+from ..deploy.exported_file import is_exported
+from ..deploy.exported_model import use_exported
+from ..engine.config import config_from_file
+from ..engine.trained import holds_deploy_weights, set_deploy
+from ..utils.errors import DataError, DiskError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -34,10 +35,6 @@ _TTA_MODELS = {
     'mmseg': dict(type='SegTTAModel'),
     'mmpretrain': dict(type='AverageClsScoreTTA'),
 }
-
-
-class DiskError(OSError):
-    """The work dir cannot be written to."""
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
@@ -137,22 +134,6 @@ def prepare_test(args: Namespace) -> Config:
             and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
         set_deploy(cfg.model)
     return cfg
-
-
-@contextmanager
-def errors_in_one_line(*errors: type[Exception]) -> Iterator[None]:
-    """End a tool with the message of such an error, or of Ctrl-C, instead of its trace; said once by several processes."""
-    code = 1
-    try:
-        yield
-        return
-    except errors as error:
-        message = f'Error: {error}'
-    except KeyboardInterrupt as error:
-        message, code = str(error) or 'Interrupted.', 128 + signal.SIGINT
-    if os.environ.get('RANK', '0') == '0':
-        print(message, file=sys.stderr)
-    sys.exit(code)
 
 
 def build_runner(cfg: Config) -> Runner:

@@ -12,19 +12,11 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from .checkpoint import (
-    CheckpointError,
-    adapt_state_dict,
-    as_classifier,
-    check_finite,
-    get_state_dict,
-    missing_backbone,
-    some,
-    without_module,
-)
-from .data import DataError
-from .expand import calibrate_norms
-from .mobileone import MobileOne
+from ..checkpoint.fit import adapt_state_dict, check_finite, missing_backbone
+from ..checkpoint.layouts import as_classifier, get_state_dict, without_module
+from ..mobileone import MobileOne
+from ..utils.errors import CheckpointError, DataError, some
+from .calibrate import calibrate_norms
 
 # Auxiliary heads may have classes of their own, such as STDC's boundaries.
 _HEAD = re.compile(r'(^|\.)(bbox_head|decode_head|head)(\.\d+)?$')

@@ -4,8 +4,8 @@ from tempfile import TemporaryDirectory
 
 from rich.progress import track
 
-from .graphs import require
-from .pictures import picture_files, read_picture
+from ..datasets.images import picture_files, read_picture
+from ..utils.errors import require
 
 
 def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: bool = True):

@@ -1,41 +1,16 @@
 """A module as a file that a runtime reads: ONNX, TorchScript, OpenVINO, Core ML."""
-import importlib
 import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from .files import atomic_file
-
-
-class MissingPackageError(ImportError):
-    """What was asked for needs a package that is not installed."""
-
-
-def require(module: str, package: str | None = None) -> ModuleType:
-    """Import an optional module.
-
-    Args:
-        module: Its name for import.
-        package: Its name for pip, if another.
-
-    Raises:
-        MissingPackageError: Naming what to install.
-    """
-    try:
-        return importlib.import_module(module)
-    except MissingPackageError:  # of a module of ours, which says what to install
-        raise
-    except ImportError as error:
-        package = package or module.partition('.')[0]
-        raise MissingPackageError(f'This needs {package}, which does not import ({error}). Install it: '
-                                  f'pip install {package}') from error
+from ..utils.errors import require
+from ..utils.files import atomic_file
 
 
 @contextmanager
@@ -121,7 +96,7 @@ nms (float[N,A,4] candidates, float[N,A,C] class_scores) => (float[N,K,4] boxes,
 
 
 def append_nms(proto, iou_threshold: float, max_per_img: int):
-    """Put NMS behind a detector's graph: what :func:`mobileone_mm.deployable.select_boxes` does, in ONNX's operators.
+    """Put NMS behind a detector's graph: what :func:`mobileone_mm.deploy.wrappers.select_boxes` does, in ONNX's operators.
 
     Args:
         proto: Graph with outputs ``boxes``, (N, A, 4), and ``scores``, (N, A, num_classes), 0 where there is no candidate.

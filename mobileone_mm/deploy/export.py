@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deployable import Deployable, DeployableDetector, input_shape, make_deployable
+from ..datasets.images import picture_files, read_picture
+from ..engine.config import class_names, read_config
+from ..engine.trained import load_trained
+from ..utils.errors import require
+from ..utils.files import atomic_file
 from .exported_file import META, ExportedFile
-from .files import atomic_file
-from .graphs import append_nms, require, trace_onnx, write_onnx
-from .pictures import picture_files, read_picture
+from .graphs import append_nms, trace_onnx, write_onnx
 from .quantize import quantize
-from .trained import class_names, load_trained, read_config
+from .wrappers import Deployable, DeployableDetector, input_shape, make_deployable
 
 SUFFIXES = {'onnx': '.onnx', 'torchscript': '.pt', 'openvino': '.xml', 'coreml': '.mlpackage'}
 INPUT = 'image'

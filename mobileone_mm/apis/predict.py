@@ -12,11 +12,12 @@ from mmengine.structures import BaseDataElement
 from rich.progress import track
 from torch import nn
 
-from .exported import use_exported
-from .exported_file import is_exported
-from .files import atomic_file
-from .pictures import load_picture, picture_files
-from .trained import class_names, dataset_meta, load_trained, read_config
+from ..datasets.images import load_picture, picture_files
+from ..deploy.exported_file import is_exported
+from ..deploy.exported_model import use_exported
+from ..engine.config import class_names, dataset_meta, read_config
+from ..engine.trained import load_trained
+from ..utils.files import atomic_file
 
 
 def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_dir: str | Path, score_thr: float = 0.3,

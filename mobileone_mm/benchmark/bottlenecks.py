@@ -10,9 +10,9 @@ from functools import partial
 from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
-from .block import SqueezeExcite
+from ..block import SqueezeExcite
+from ..utils.errors import require
 from .contenders import Contender
-from .graphs import require
 
 DEPTH = 30
 # Table 2: milliseconds on a phone.
@@ -87,7 +87,7 @@ def variants(width: int) -> dict[str, Callable[[], PlainCNN]]:
 
 
 def plan(width: int, size: tuple[int, int]) -> list[Callable[[], Contender]]:
-    """Builders of all variants for :func:`mobileone_mm.contenders.build_all`; ``size`` is height and width.
+    """Builders of all variants for :func:`mobileone_mm.benchmark.contenders.build_all`; ``size`` is height and width.
 
     Raises:
         ValueError: ``width`` or ``size`` is not positive.

@@ -13,10 +13,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from .block import MobileOneBlock, reparameterize_model
-from .graphs import MissingPackageError, require
-from .mobileone import MobileOne
-from .trained import read_config
+from ..block import MobileOneBlock, reparameterize_model
+from ..engine.config import read_config
+from ..mobileone import MobileOne
+from ..utils.errors import MissingPackageError, require
 
 # mmdet's and mmseg's own networks on MobileNetV2, by their place below the package's configs.
 _CONFIG_PEERS = {
@@ -108,7 +108,7 @@ def from_arch(arch: str, size: tuple[int, int] | None = None) -> Contender:
 
 
 def _from_mmpretrain(arch: str, size: tuple[int, int]) -> Contender:
-    require('mobileone_mm.pretraining')  # which imports mmpretrain, also without torchvision
+    require('mobileone_mm.tasks.pretraining')  # which imports mmpretrain, also without torchvision
     model = require('mmpretrain.models.backbones').MobileOne(arch)
     model.eval()  # returns None
     deployed = deepcopy(model)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .graphs import require
+from ..utils.errors import require
 
 RUNTIMES = ('torch', 'onnxruntime', 'openvino')
 

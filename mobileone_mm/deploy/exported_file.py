@@ -6,20 +6,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..utils.errors import ExportedFileError
 from .runtimes import onnxruntime_session, openvino_compiled
 
 META = 'mobileone_mm'
-
-
-class ExportedFileError(ValueError):
-    """A file that is no export of this package, or cannot be read."""
 
 
 class ExportedFile:
     """An exported file as a function of pictures.
 
     Args:
-        path: ``.onnx``, ``.xml`` (OpenVINO) or ``.pt`` (TorchScript), as :func:`mobileone_mm.export.export` writes them.
+        path: ``.onnx``, ``.xml`` (OpenVINO) or ``.pt`` (TorchScript), as :func:`.export.export` writes them.
         threads: Number of threads; default: the runtime's choice.
 
     Attributes:

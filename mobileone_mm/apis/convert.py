@@ -5,22 +5,17 @@ from pathlib import Path
 
 import torch
 
-from .arch import ARCHS
-from .block import MobileOneBlock, reparameterize_model
-from .checkpoint import (
-    CheckpointError,
-    check_finite,
-    check_fit,
-    find_arch,
-    find_in_channels,
-    get_state_dict,
-    is_fused,
-    read_checkpoint,
-    translate_state_dict,
-)
-from .files import atomic_file, sha256
-from .mobileone import MobileOne
-from .trained import holds_deploy_weights, load_trained, read_config
+from ..arch import ARCHS
+from ..block import MobileOneBlock, reparameterize_model
+from ..checkpoint.fit import check_finite, check_fit, find_arch
+from ..checkpoint.layouts import find_in_channels, get_state_dict, is_fused, translate_state_dict
+from ..checkpoint.read import read_checkpoint
+from ..engine.config import read_config
+from ..engine.trained import holds_deploy_weights, load_trained
+from ..mobileone import MobileOne
+from ..utils.errors import CheckpointError
+from ..utils.files import atomic_file, sha256
+from ..version import __version__
 
 
 def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = None, trust: bool = False) -> dict:
@@ -99,8 +94,6 @@ def _check_out(source: str | Path, out: str | Path) -> None:
 
 
 def _meta(source: str | Path, **more) -> dict:
-    from . import __version__
-
     versions = dict(mobileone_mm=__version__, torch=str(torch.__version__))
     versions |= {name: sys.modules[name].__version__ for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg')
                  if name in sys.modules}

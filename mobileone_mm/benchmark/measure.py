@@ -16,9 +16,9 @@ from rich.progress import track
 from scipy.stats import permutation_test, rankdata, spearmanr, zscore
 from torch import Tensor, nn
 
+from ..deploy.graphs import trace_onnx
+from ..deploy.runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
 from .contenders import Contender, build_all
-from .graphs import trace_onnx
-from .runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
 
 # The paper's section 3: Spearman's rho with latency, over published networks.
 PAPER_RHO = {'macs': {'phone': 0.47, 'cpu': 0.06}, 'parameters': {'phone': 0.30, 'cpu': 0.07}}

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .graphs import MissingPackageError
-from .stand_in import StandInFinder
+from ..compat.stand_in import StandInFinder
+from ..utils.errors import MissingPackageError
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from mmengine.config import Config
 
+from ..utils.errors import MissingDataError
+
 _HOW_TO = {
     'COCO_ROOT': 'Get COCO 2017 (train2017, val2017, annotations) from https://cocodataset.org, and set COCO_ROOT to '
                  'its folder.',
@@ -25,14 +27,6 @@ _EMBEDDED = {
     'mmpretrain': 'configs/pretraining/mobileone_s2_shapes.py',
 }
 ROOT_VARIABLES = tuple(_HOW_TO)
-
-
-class DataError(ValueError):
-    """A data set that a config cannot be trained or tested on."""
-
-
-class MissingDataError(FileNotFoundError):
-    """A data set of a config is not where the config says."""
 
 
 def datasets(config: dict) -> Iterator[dict]:

@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 import yaml
 
-from .benchmark import benchmark, count
-from .block import reparameterize_model
+from ..block import reparameterize_model
+from ..datasets.check import datasets
+from ..engine.config import read_config
+from ..engine.trained import load_trained
+from ..utils.files import atomic_file, sha256
 from .contenders import Contender, build_all, plan
-from .data import datasets
-from .files import atomic_file, sha256
+from .measure import benchmark, count
 from .report import headline
-from .trained import load_trained, read_config
 
 _HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.\n'
            '# FLOPs are MACs, as everywhere in mm, of one picture; numbers without a form are of the deploy form.\n')

@@ -13,8 +13,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
+from ..utils.files import atomic_file
 from .bottlenecks import PAPER_MS
-from .files import atomic_file
 
 _FORMS = {'train': ('o', '#b8b8b8'), 'eval': ('s', '#7fb3d5'), 'deploy': ('D', '#1f5f8b')}
 _LABELS = {'macs': 'MACs (millions)', 'parameters': 'Parameters (millions)'}

@@ -10,9 +10,10 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
-from .data import DataError, datasets
+from ..datasets.check import datasets
+from ..engine.config import class_names
+from ..utils.errors import DataError
 from .exported_file import ExportedFile
-from .trained import class_names
 
 
 @MODELS.register_module()

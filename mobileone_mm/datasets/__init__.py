@@ -1,0 +1,1 @@
+"""Datasets: found before anything else starts, drawn, and images of the user."""

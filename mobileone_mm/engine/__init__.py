@@ -1,0 +1,1 @@
+"""What works inside mm's Runner: hooks, configs, trained models."""

@@ -1,0 +1,1 @@
+"""What configs import, which needs mmdet, mmseg or mmpretrain."""
