@@ -41,7 +41,7 @@ def subsampled(block: MobileOneBlock, x: Tensor) -> Tensor:
 
 def plain(block: MobileOneBlock, x: Tensor) -> Tensor:
     """The branches as they are."""
-    return block._sum_branches(x)
+    return block.sum_branches(x)
 
 
 def merged(block: MobileOneBlock, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """MobileOne for OpenMMLab: importing this package registers the backbone, and imports neither mmdet nor mmseg."""
 from .arch import ARCHS
-from .block import MobileOneBlock, reparameterize_model
+from .block import MobileOneBlock
 from .checkpoint.expand import expand_state_dict
 from .checkpoint.read import allow_mmengine_globals
 from .compat.loading import use_safe_loading
@@ -15,6 +15,7 @@ from .engine.hooks import (
 )
 from .mobileone import MobileOne
 from .near_identity import NearIdentityInit
+from .reparameterize import reparameterize_model
 from .utils.files import AtomicLocalBackend
 from .version import __version__
 

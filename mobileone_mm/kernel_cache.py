@@ -1,10 +1,11 @@
-"""Fused kernels that know whether they still are the ones of their branches.
+"""Folded kernels that are kept, know whether they still are those of their branches, and where a block gets its own.
 
-Weights change behind a module's back: ``EMAHook`` swaps and ``MeanTeacherHook`` writes through
-``param.data``, which leaves no trace, not even in the version counter. So freshness is decided by
-content: a digest of the tensors that were folded, compared at every use.
+Weights change behind a module's back: ``EMAHook`` swaps and ``MeanTeacherHook`` writes through ``param.data``, which leaves
+no trace, not even in the version counter. So freshness is decided by content: a digest of the tensors that were folded,
+compared at every use.
 """
 import threading
+import warnings
 from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +15,10 @@ from operator import attrgetter, eq, is_
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import _disable_current_modes
 
+NOT_FINITE = ('MobileOne does not fold to finite numbers: there is NaN or infinity in its weights or in the '
+              'statistics of its norms, as after a training that diverged.')
 _MAX_EXACT = 20480  # elements; larger tensors enter the digest as sums
 _PARTS, _PLACES = 32, 32
 _END = object()  # shifts the comparison of members where one came or went
@@ -23,22 +27,21 @@ _thread = threading.local()
 
 
 class FusedKernels:
-    """The fused kernels of some blocks, and what it takes to trust them.
+    """The folded kernels of some blocks, and what it takes to trust them.
 
-    Trusting them costs one pass over the weights' memory. Small tensors are compared as they are. Of
-    large ones (a comparison would read a copy as well, and take twice as long) 1024 sums are compared:
-    the tensor is cut into 32 parts, and in each part every 32nd element goes into the same sum, so that
-    neighbours may not change places unseen, nor add and take away the same. Unseen stays a write that
-    moves all these sums by less than their rounding (some last bits of an element), or that only moves
-    elements by multiples of 32 places inside of a part (some rows, but not their norms).
+    Trusting them costs one pass over the weights' memory. Small tensors are compared as they are. Of large ones (a
+    comparison would read a copy as well, and take twice as long) 1024 sums are compared: the tensor is cut into 32 parts,
+    and in each part every 32nd element goes into the same sum, so that neighbours may not change places unseen, nor add and
+    take away the same. Unseen stays a write that moves all these sums by less than their rounding (some last bits of an
+    element), or that only moves elements by multiples of 32 places inside of a part (some rows, but not their norms).
 
-    Immutable once made, and replaced as a whole, so that threads may share a model. The checks run
-    in C loops (``map``, ``cat``), because a model has a thousand tensors, and each step of Python costs.
+    Immutable once made, and replaced as a whole, so that threads may share a model. The checks run in C loops (``map``,
+    ``cat``), because a model has a thousand tensors, and each step of Python costs.
 
     Args:
         module: The module to watch, with all that is below it.
-        kernels: Kernel, (C_out, C_in / groups, k, k), and bias, (C_out,), by the ``id`` of each block in it
-            (the blocks themselves would make a cycle of references, and keep a deleted model's memory).
+        kernels: Kernel, (C_out, C_in / groups, k, k), and bias, (C_out,), by the ``id`` of each block in it (the blocks
+            themselves would make a cycle of references, and keep a deleted model's memory).
     """
 
     def __init__(self, module: nn.Module, kernels: dict[int, tuple[Tensor, Tensor]]):
@@ -47,7 +50,7 @@ class FusedKernels:
         self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm)]
         self._norm_states = [(False, norm.eps) for norm in self._norms]
         self._members = [members for m in modules for members in (m._modules, m._parameters, m._buffers) if members]
-        self._values = [*chain.from_iterable(map(dict.values, self._members)), _END]
+        self._values = list(self._current_values())
 
         small, self._large = defaultdict(list), []
         for tensor in self._values:
@@ -67,6 +70,10 @@ class FusedKernels:
         self._strides = list(map(Tensor.stride, self._large))
         self._digest = self._compute_digest()
 
+    def _current_values(self):
+        """All modules, parameters and buffers in their places, then the end."""
+        return chain(chain.from_iterable(map(dict.values, self._members)), (_END, ))
+
     @torch.no_grad()
     def _compute_digest(self) -> list[Tensor]:
         # Compared as floats, in which NaN differs from itself: in a sum it would hide its neighbours' changes.
@@ -77,21 +84,20 @@ class FusedKernels:
 
     def is_unchanged(self) -> bool:
         """Whether the tensors that were folded still hold the same values."""
-        if not all(map(eq, map(Tensor.data_ptr, self._large), self._addresses)) or \
-                not all(map(eq, map(Tensor.stride, self._large), self._strides)):
-            return False
-        return all((new.dtype, new.device) == (old.dtype, old.device) and not new.is_meta and torch.equal(new, old)
-                   for new, old in zip(self._compute_digest(), self._digest, strict=True))
+        has_same_memory = all(map(eq, map(Tensor.data_ptr, self._large), self._addresses)) \
+            and all(map(eq, map(Tensor.stride, self._large), self._strides))
+        return has_same_memory and all(
+            (new.dtype, new.device) == (old.dtype, old.device) and not new.is_meta and torch.equal(new, old)
+            for new, old in zip(self._compute_digest(), self._digest, strict=True))
 
     def is_fresh(self) -> bool:
         """Whether the blocks would fold these kernels now: same modules and tensors, all norms frozen, unchanged."""
-        return all(map(eq, map(attrgetter('training', 'eps'), self._norms), self._norm_states)) \
-            and all(map(is_, chain(chain.from_iterable(map(dict.values, self._members)), (_END, )), self._values)) \
-            and self.is_unchanged()
+        norms_are_frozen = all(map(eq, map(attrgetter('training', 'eps'), self._norms), self._norm_states))
+        return norms_are_frozen and all(map(is_, self._current_values(), self._values)) and self.is_unchanged()
 
     @contextmanager
     def verified(self):
-        """Within this context, in this thread, :func:`verified_kernel` hands out these kernels unasked."""
+        """Within this context, in this thread, blocks take these kernels without a check of their own."""
         outer = getattr(_thread, 'kernels', None)
         _thread.kernels = self.kernels
         try:
@@ -100,14 +106,8 @@ class FusedKernels:
             _thread.kernels = outer
 
 
-def verified_kernel(block: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Kernel and bias of ``block`` if they were verified just now together with its backbone's, else None."""
-    kernels = getattr(_thread, 'kernels', None)
-    return None if kernels is None else kernels.get(id(block))
-
-
 class HoldsFusedKernels(nn.Module):
-    """Mixin for modules that keep fused kernels: never in a copy, a pickle or a replica, nor across ``.to()``."""
+    """Mixin for modules that keep folded kernels: never in a copy, a pickle or a replica, nor across ``.to()``."""
 
     _fused: FusedKernels | None = None
 
@@ -122,3 +122,130 @@ class HoldsFusedKernels(nn.Module):
         replica = super()._replicate_for_data_parallel()
         replica._fused = None
         return replica
+
+
+class KeepsKernel(HoldsFusedKernels):
+    """Mixin for a block with ``fold()``, ``norms()``, ``deploy`` and ``fast_train``: which kernel answers now."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_load_state_dict_post_hook(_refresh_after_loading)
+
+    def current_kernel(self) -> tuple[Tensor, Tensor] | None:
+        """Kernel and bias for a forward pass now, never stale; None: the sum of the branches answers.
+
+        The first line that holds decides:
+
+        ==============================================  ================================================================
+        the backbone has just verified all its kernels  its kernel of this block
+        a norm is in training mode                      None: batch statistics are no constants
+        in training, with ``fast_train=False``          None
+        in a graph of ``torch.compile``                 folded in the graph, which follows later changes of the weights
+        in ``torch.export``                             the kept kernel, a constant; after a write through ``.data``
+                                                        that no forward has seen, folded in the graph
+        in ``torch.jit.trace``                          the kept kernel, a constant
+        a gradient may have to reach a branch           folded now, differentiably
+        else                                            the kept kernel, folded anew if a branch has changed
+        ==============================================  ================================================================
+        """
+        kernel = (getattr(_thread, 'kernels', None) or {}).get(id(self))
+        if kernel is not None:
+            return kernel
+        if not self.is_folding or (self.training and not self.fast_train):
+            return None
+        if torch.compiler.is_dynamo_compiling():
+            return self.fold()
+        if torch.compiler.is_compiling():
+            return self._exported_kernel()
+        if torch.jit.is_tracing():
+            with _untraced():
+                return self.kept_kernel()
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+            return self.fold()
+        return self.kept_kernel()
+
+    @property
+    def is_folding(self) -> bool:
+        """Whether one convolution can answer: no norm is in training mode."""
+        return not any(norm.training for norm in self.norms())
+
+    def kept_kernel(self) -> tuple[Tensor, Tensor]:
+        """Kernel and bias without a gradient to the branches, folded anew only if these have changed."""
+        fused = self._fused
+        if fused is None or not fused.is_fresh():
+            # Outside inference mode, so that a later forward with gradients to its input may use the kernel too.
+            with torch.inference_mode(False), torch.no_grad():
+                kernel = self.fold()
+                if not is_finite(kernel):
+                    warnings.warn(f'{NOT_FINITE} Its answers are NaN or wrong.', stacklevel=2)
+                fused = FusedKernels(self, {id(self): kernel})
+            self._fused = fused
+        return fused.kernels[id(self)]
+
+    def _exported_kernel(self) -> tuple[Tensor, Tensor]:
+        # torch.export runs this with stand-ins for the parameters, but the kept kernel knows the real ones. There is no
+        # public way to step out of its modes.
+        if self._fused is not None:
+            with _disable_current_modes():
+                if self._fused.is_unchanged():
+                    return self._fused.kernels[id(self)]
+        return self.fold()
+
+    def refresh(self) -> None:
+        """In eval mode, fold ahead of the first forward: torch.export cannot do it, and needs a kept kernel."""
+        if not self.training and not self.deploy and self.is_folding \
+                and not any(tensor.is_meta for tensor in self.parameters()):
+            self.kept_kernel()
+
+    def train(self, mode: bool = True):
+        """Go to the train form, or with ``mode=False`` to the eval form; returns self."""
+        super().train(mode)
+        self.refresh()
+        return self
+
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        self.refresh()
+        return self
+
+
+class KeepsAllKernels(HoldsFusedKernels):
+    """Mixin for a backbone: the kernels of all its blocks, verified at once, which costs less than block by block."""
+
+    def verify_kernels(self) -> FusedKernels | None:
+        """The kernels of all blocks, after a check; None: each block decides by :meth:`KeepsKernel.current_kernel`."""
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None
+        fused = self._fused
+        if fused is None or not fused.is_fresh():
+            kernels = {}
+            for block in self.modules():
+                if isinstance(block, KeepsKernel):
+                    if block.deploy or not block.is_folding:
+                        return None
+                    kernels[id(block)] = block.kept_kernel()
+            fused = self._fused = FusedKernels(self, kernels)
+        return fused
+
+
+def is_finite(kernel: tuple[Tensor, Tensor]) -> bool:
+    """Whether there is neither NaN nor infinity in kernel and bias."""
+    return all(tensor.is_meta or bool(tensor.isfinite().all()) for tensor in kernel)
+
+
+def _refresh_after_loading(block: KeepsKernel, incompatible_keys) -> None:
+    block.refresh()
+
+
+@contextmanager
+def _untraced():
+    """Pause ``torch.jit.trace``, so that what is computed here becomes a constant of the graph.
+
+    torch has no public way to do that.
+    """
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)

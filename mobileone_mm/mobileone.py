@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .arch import check_per_stage, resolve_arch, stage_widths
-from .block import MobileOneBlock, reparameterize_model
+from .arch import block_table, check_per_stage, resolve_arch, stage_widths
+from .block import MobileOneBlock
 from .checkpoint.expand import expand_state_dict
-from .checkpoint.fit import adapt_state_dict, missing_backbone
+from .checkpoint.fit import adapt_state_dict, is_checked, mark_checked, missing_backbone
 from .checkpoint.read import load_pretrained
-from .kernel_cache import FusedKernels, HoldsFusedKernels
-from .utils.errors import CheckpointError
+from .kernel_cache import KeepsAllKernels
+from .reparameterize import reparameterize_model
+from .utils.checks import check_int
+from .utils.errors import ArgumentError, CheckpointError
 
 
 @MODELS.register_module()
-class MobileOne(HoldsFusedKernels, BaseModule):
+class MobileOne(KeepsAllKernels, BaseModule):
     """MobileOne (https://arxiv.org/abs/2206.04040), reparameterized on ``eval()`` and back on ``train()``.
 
     ``stage0`` is the stem at stride 2; ``stage1`` to ``stage4`` alternate depthwise 3x3 and pointwise 1x1
@@ -66,7 +68,7 @@ class MobileOne(HoldsFusedKernels, BaseModule):
             (``benchmarks/train_step.py`` measures what that saves). False: always by the sum of the branches.
 
     Raises:
-        ValueError: An argument outside of its range; the message names the range.
+        ArgumentError: An argument outside of its range; the message names the range.
     """
 
     def __init__(self, arch: str | dict = 's0', in_channels: int = 3, out_indices: Sequence[int] = (3, ),
@@ -79,45 +81,36 @@ class MobileOne(HoldsFusedKernels, BaseModule):
         spec = resolve_arch(arch)
         self.strides = check_per_stage('strides', strides, allowed=(1, 2))
         self.dilations = check_per_stage('dilations', dilations)
-        if any(not isinstance(d, int) or d < 1 for d in self.dilations):
-            raise ValueError(f'dilations must be ints of at least 1, got {tuple(dilations)}.')
-        if not isinstance(out_indices, Sequence) or not out_indices or \
-                any(not isinstance(i, int) or not -4 <= i <= 3 for i in out_indices):
-            raise ValueError('out_indices must be a sequence of ints in 0..3 (stage1 to stage4) or -4..-1, got '
-                             f'{out_indices!r}.')
-        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= 4:
-            raise ValueError('frozen_stages must be -1 (none), 0 (the stem) or 1..4 (stem and stages 1..n), got '
-                             f'{frozen_stages!r}.')
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be an int of at least 1, got {in_channels!r}.')
-        self.in_channels = in_channels
-        self.out_indices = tuple(i % 4 for i in out_indices)
-        self.frozen_stages = frozen_stages
+        for dilation in self.dilations:
+            check_int('dilations', dilation, 1)
+        if not isinstance(out_indices, Sequence) or isinstance(out_indices, str) or not out_indices:
+            raise ArgumentError('out_indices must be a sequence of ints in 0..3 (stage1 to stage4) or -4..-1, got '
+                                f'{out_indices!r}.')
+        self.out_indices = tuple(check_int('out_indices (stage1 to stage4, or from the end)', i, -4, 3) % 4
+                                 for i in out_indices)
+        self.frozen_stages = check_int('frozen_stages (-1: none, 0: the stem, n: stem and stages 1 to n)',
+                                       frozen_stages, -1, 4)
+        self.in_channels = check_int('in_channels', in_channels, 1)
         self.norm_eval = norm_eval
         self.norm_cfg = norm_cfg
-        self.deploy = deploy
+        _check_init_cfg(init_cfg)
 
-        widths = stage_widths(spec)
         common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, with_cp=with_cp, fast_train=fast_train, deploy=deploy)
-        self.stage0 = MobileOneBlock(in_channels, widths[0], 3, stride=2, **common)
-        for i, (stride, dilation) in enumerate(zip(self.strides, self.dilations, strict=True)):
-            blocks = []
-            num_blocks = spec['num_blocks'][i]
-            for j in range(num_blocks):
-                is_first = j == 0
-                width = widths[i] if is_first else widths[i + 1]
-                with_se = j >= num_blocks - spec['num_se_blocks'][i]
-                branches = dict(num_conv_branches=spec['num_conv_branches'], with_se=with_se, **common)
-                contracts = is_first and contract_dilation and dilation > 1
-                blocks.append(MobileOneBlock(
-                    width, width, 3, stride=stride if is_first else 1, groups=width,
-                    dilation=dilation // 2 if contracts else dilation,
-                    # Also at stride 1 the first block has no skip: no checkpoint has one there.
-                    with_skip=not is_first, **branches))
-                blocks.append(MobileOneBlock(width, widths[i + 1], 1, **branches))
-            self.add_module(f'stage{i + 1}', nn.Sequential(*blocks))
-        self._widths = widths
+        for name, block in block_table(spec, in_channels, self.strides, self.dilations, contract_dilation):
+            stage, _, place = name.partition('.')
+            if place == '0':
+                self.add_module(stage, nn.Sequential())
+            if place:
+                getattr(self, stage).append(MobileOneBlock(**block, **common))
+            else:
+                self.add_module(stage, MobileOneBlock(**block, **common))
+        self._widths = stage_widths(spec)
         self._freeze_stages()
+
+    @property
+    def deploy(self) -> bool:
+        """Whether all blocks are in the deploy form."""
+        return all(module.deploy for module in self.modules() if isinstance(module, MobileOneBlock))
 
     @property
     def out_channels(self) -> tuple[int, ...]:
@@ -162,20 +155,6 @@ class MobileOne(HoldsFusedKernels, BaseModule):
             stages.append(x)
         return tuple(stages[i] for i in self.out_indices)
 
-    def verify_kernels(self) -> FusedKernels | None:
-        """The kernels of all blocks, verified at once, which costs less than block by block; None: ask the blocks."""
-        if self.deploy or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() \
-                or torch.jit.is_tracing():
-            return None
-        fused = self._fused
-        if fused is None or not fused.is_fresh():
-            blocks = [module for module in self.modules() if isinstance(module, MobileOneBlock)]
-            if any(block.deploy or not block.is_folding for block in blocks):
-                return None
-            fused = FusedKernels(self, {id(block): block.kept_kernel() for block in blocks})
-            self._fused = fused
-        return fused
-
     def _freeze_stages(self) -> None:
         for i in range(self.frozen_stages + 1):
             stage = getattr(self, f'stage{i}')
@@ -206,22 +185,31 @@ class MobileOne(HoldsFusedKernels, BaseModule):
             init_cfg = dict(self.init_cfg)
             expand = init_cfg.pop('expand', False)
             state_dict = load_pretrained(**init_cfg)
-            self.load_state_dict(expand_state_dict(state_dict, self) if expand else state_dict)
+            self.load_state_dict(mark_checked(expand_state_dict(state_dict, self)) if expand else state_dict)
             if hasattr(self, '_params_init_info'):
                 update_init_info(self, f'Pretrained: load from {self.init_cfg["checkpoint"]}')
             self._is_init = True
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args) -> None:
         names = [key for key in state_dict if not prefix or (isinstance(key, str) and key.startswith(prefix))]
         ours = {key[len(prefix):] if prefix else key: state_dict.pop(key) for key in names}
-        if ours or not prefix:
-            ours = adapt_state_dict(ours, self)
-        else:
+        if prefix and not ours:
             raise CheckpointError(missing_backbone(state_dict, prefix))
+        if not is_checked(ours, local_metadata):
+            ours = adapt_state_dict(ours, self)
         state_dict.update({prefix + key: value for key, value in ours.items()})
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
-    @torch.no_grad()
     def switch_to_deploy(self) -> None:
         """Drop the branches for good, in place; mmdeploy and RepVGG users know it by this name."""
         reparameterize_model(self, inplace=True)
+
+
+def _check_init_cfg(init_cfg: dict | list | None) -> None:
+    """Refuse what mmengine's own initialization, which a list of several goes through, would stumble over late."""
+    if isinstance(init_cfg, list) and len(init_cfg) > 1:
+        for entry in init_cfg:
+            own = {'expand', 'drop_se', 'trust'} & set(entry)
+            if entry.get('type') == 'Pretrained' and own:
+                raise ArgumentError(f"init_cfg of type 'Pretrained' with {', '.join(sorted(own))} stands alone, got it in a "
+                                    'list with others. Leave those out: the checkpoint sets all weights.')

@@ -3,7 +3,8 @@ from mmengine.model.weight_init import BaseInit, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
-from .block import MobileOneBlock
+from .reparameterize import train_form_blocks
+from .utils.errors import ArgumentError
 
 
 @WEIGHT_INITIALIZERS.register_module(name='NearIdentity')
@@ -24,11 +25,20 @@ class NearIdentityInit(BaseInit):
         self.gamma = gamma
 
     def __call__(self, module: nn.Module) -> None:
-        """Initialize the MobileOne blocks of ``module`` in the train form."""
-        for block in module.modules():
-            if isinstance(block, MobileOneBlock) and not block.deploy and block.skip_branch is not None:
-                for branch in [*block.conv_branches, *([block.scale_branch] if block.scale_branch else [])]:
-                    nn.init.constant_(branch.bn.weight, self.gamma)
+        """Initialize the MobileOne blocks of ``module`` in the train form.
+
+        Raises:
+            ArgumentError: Their norms have no weight.
+        """
+        for name, block in train_form_blocks(module):
+            if block.skip_branch is None:
+                continue
+            for norm in block.norms():
+                if norm.weight is None:
+                    raise ArgumentError(f'NearIdentity sets the weight of norms, but those of {name or "the block"} have '
+                                        'none. Leave affine=False out of norm_cfg, or NearIdentity out of init_cfg.')
+                if norm is not block.skip_branch:
+                    nn.init.constant_(norm.weight, self.gamma)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())
 

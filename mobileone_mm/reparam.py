@@ -76,3 +76,8 @@ def sum_kernels(kernels: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Sum parallel convolutions of one geometry, each a (kernel, bias) pair, into one pair."""
     weights, biases = zip(*kernels, strict=True)
     return sum(weights[1:], weights[0]), sum(biases[1:], biases[0])
+
+
+def to_float(tensor: Tensor | None) -> Tensor | None:
+    """A tensor in half precision in float32; others, and None, as they are."""
+    return tensor.float() if tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16) else tensor

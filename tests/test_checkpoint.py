@@ -105,7 +105,7 @@ MISFITS = {
     'missing': (without('stage2.3.conv_branches.1.bn.weight'), r'does not fit MobileOne\(arch=\'s0\'.*missing: stage2.3'),
     'unexpected': (lambda s: s.update({'stage1.9.conv_branches.0.conv.weight': torch.zeros(1)}), 'unexpected: stage1.9'),
     'shape': (lambda s: s.update({'stage0.skip_branch.weight': torch.zeros(3)}) or
-              s.update({'stage0.conv_branches.0.bn.weight': torch.zeros(3)}), r'wrong shape: .*\(3,\) instead of \(48,\)'),
+              s.update({'stage0.conv_branches.0.bn.weight': torch.zeros(3)}), r'of another shape: .*\(3,\) instead of \(48,\)'),
     'another network': (lambda s: (s.clear(), s.update({'layer1.0.conv1.weight': torch.zeros(1)})),
                         'no MobileOne checkpoint: got keys such as layer1.0.conv1.weight'),
     'empty': (lambda s: s.clear(), 'no MobileOne checkpoint'),

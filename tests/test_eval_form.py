@@ -155,8 +155,8 @@ def test_dtypes_there_and_back(dtype, tolerance):
 def test_folding_in_half_precision_is_done_in_float32():
     block = randomize(MobileOneBlock(64, 64, 3, num_conv_branches=4)).half().eval()
     with torch.no_grad():
-        folded = block.fused_kernel()
-        exact = copy.deepcopy(block).double().fused_kernel()
+        folded = block.current_kernel()
+        exact = copy.deepcopy(block).double().current_kernel()
     for got, tensor in zip(folded, exact, strict=True):
         assert got.dtype == torch.float16
         # As near as rounding once, at the end, can be; folding in half itself would be further off.

@@ -19,8 +19,8 @@ def step(block, x, monkeypatch):
     """Output, all buffers and all gradients of a forward and a backward pass, and whether the branches were summed."""
     summed = []
     with monkeypatch.context() as patch:
-        patch.setattr(MobileOneBlock, '_sum_branches',
-                      lambda self, x, f=MobileOneBlock._sum_branches: summed.append(self) or f(self, x))
+        patch.setattr(MobileOneBlock, 'sum_branches',
+                      lambda self, x, f=MobileOneBlock.sum_branches: summed.append(self) or f(self, x))
         x = x.clone().requires_grad_()
         out = block(x)
     (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
@@ -31,7 +31,7 @@ def step(block, x, monkeypatch):
 @pytest.mark.parametrize('geometry', GEOMETRIES, ids=lambda g: '-'.join(f'{k[0]}{int(v)}' for k, v in g.items()))
 def test_a_block(geometry, monkeypatch):
     fast = make(geometry).train()
-    for norm in fast._norms():
+    for norm in fast.norms():
         norm.eval()
     slow = deepcopy(fast)
     slow.fast_train = False

@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from ..arch import ARCHS
-from ..block import MobileOneBlock, reparameterize_model
+from ..block import MobileOneBlock
 from ..checkpoint.fit import check_finite, check_fit, find_arch
 from ..checkpoint.layouts import find_in_channels, get_state_dict, is_fused, translate_state_dict
 from ..checkpoint.read import read_checkpoint
 from ..engine.config import read_config
-from ..engine.trained import holds_deploy_weights, load_trained
+from ..engine.trained import load_trained
 from ..mobileone import MobileOne
+from ..reparameterize import reparameterize_model
 from ..utils.errors import CheckpointError
 from ..utils.files import atomic_file, sha256
 from ..version import __version__
@@ -78,7 +79,7 @@ def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, t
     model, checkpoint = load_trained(cfg, source, trust)
     if not any(isinstance(module, MobileOneBlock) for module in model.modules()):
         raise ValueError(f'The model of {str(config)!r} has no MobileOne, so there is nothing to reparameterize.')
-    if holds_deploy_weights(get_state_dict(checkpoint)):
+    if is_fused(get_state_dict(checkpoint)):
         raise CheckpointError(f'{str(source)!r} is in the deploy form already.')
     trained = sum(parameter.numel() for parameter in model.parameters())
     reparameterize_model(model, inplace=True)

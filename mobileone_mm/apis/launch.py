@@ -19,13 +19,10 @@ from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..checkpoint.layouts import get_state_dict
-from ..checkpoint.read import read_checkpoint
 from ..datasets.check import check_data
 from ..deploy.exported_file import is_exported
 from ..deploy.exported_model import use_exported
 from ..engine.config import config_from_file
-from ..engine.trained import holds_deploy_weights, set_deploy
 from ..utils.errors import DataError, DiskError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -130,9 +127,6 @@ def prepare_test(args: Namespace) -> Config:
             dump = 'DumpResults' if scope == 'mmpretrain' else 'DumpDetResults'
             cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=args.out)]
     check_data(cfg, ('test', ))
-    if not exported and '://' not in args.checkpoint \
-            and holds_deploy_weights(get_state_dict(read_checkpoint(args.checkpoint, 'cpu'))):
-        set_deploy(cfg.model)
     return cfg
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
-from ..block import SqueezeExcite
+from ..layers import SqueezeExcite
 from ..utils.errors import require
 from .contenders import Contender
 

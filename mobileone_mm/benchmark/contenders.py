@@ -13,9 +13,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ..block import MobileOneBlock, reparameterize_model
+from ..block import MobileOneBlock
 from ..engine.config import read_config
 from ..mobileone import MobileOne
+from ..reparameterize import reparameterize_model
 from ..utils.errors import MissingPackageError, require
 
 # mmdet's and mmseg's own networks on MobileNetV2, by their place below the package's configs.

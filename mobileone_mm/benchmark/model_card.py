@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 import yaml
 
-from ..block import reparameterize_model
 from ..datasets.check import datasets
 from ..engine.config import read_config
 from ..engine.trained import load_trained
+from ..reparameterize import reparameterize_model
 from ..utils.files import atomic_file, sha256
 from .contenders import Contender, build_all, plan
 from .measure import benchmark, count

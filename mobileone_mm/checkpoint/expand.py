@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..block import train_form_blocks
+from ..reparameterize import train_form_blocks
 from ..utils.errors import CheckpointError
 from .fit import check_fit
 from .layouts import is_fused, translate_state_dict

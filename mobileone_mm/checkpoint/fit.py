@@ -1,36 +1,22 @@
-"""The check that a checkpoint fits.
+"""The check that weights fit a backbone.
 
-mmengine loads with ``strict=False`` and only logs what did not fit, which is how people train from
-scratch without knowing it. Here a checkpoint fits, or it is an error.
+mmengine loads with ``strict=False`` and only logs what did not fit, which is how people train from scratch without knowing
+it. Here a checkpoint fits, or it is an error.
 """
-import functools
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..arch import ARCHS
+from ..arch import arch_of_shapes, resolve_arch, weight_shapes
 from ..utils.errors import CheckpointError, some
 from .layouts import find_in_channels, find_prefixes, is_fused, translate_state_dict
 
-if TYPE_CHECKING:
-    from ..mobileone import MobileOne
+_CHECKED = 'mobileone_mm.checked'
 
 
-def find_arch(state_dict: dict[str, Tensor]) -> str | None:
-    """The name in ``ARCHS`` whose keys and shapes a state dict with our keys has, train or deploy form; or None."""
-    shapes = {key: value.shape for key, value in state_dict.items() if not key.endswith('num_batches_tracked')}
-    in_channels = find_in_channels(state_dict)
-    return next((name for name in ARCHS if _arch_shapes(name, in_channels, is_fused(state_dict)) == shapes), None)
-
-
-@functools.cache
-def _arch_shapes(name: str, in_channels: int, fused: bool) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in _empty_state_dict(name, in_channels, deploy=fused).items()
-            if not key.endswith('num_batches_tracked')}
-
-
-def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[str, Tensor]:
+def adapt_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Translate a state dict of any known layout to ours, and check that it fits ``model``.
 
     Known are ours, Apple's, timm's and mmpretrain's, fused or not, with or without a classifier
@@ -38,7 +24,7 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[
 
     Args:
         state_dict: What to load.
-        model: The backbone that is to load it.
+        model: The ``MobileOne`` that is to load it.
 
     Returns:
         State dict with the keys of ``model``, or for a deploy-form ``model`` possibly the train
@@ -47,17 +33,22 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[
     Raises:
         CheckpointError: It is no MobileOne, of another arch, or incomplete; the message says which.
     """
-    translated, _ = translate_state_dict(state_dict)
-    fused = is_fused(translated)
-    if fused and not model.deploy:
+    return check_loadable(translate_state_dict(state_dict)[0], model)
+
+
+def check_loadable(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Check that ``model`` can load a state dict with our keys: that it fits, and is not fused for the train form.
+
+    Returns and raises as :func:`adapt_state_dict`.
+    """
+    if is_fused(state_dict) and not is_fused(model.state_dict()):
         raise CheckpointError(
             "Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored "
             "from them. To train, load the unfused checkpoint that they were made from (Apple's end in "
             "_unfused.pth.tar), or put the kernels into fresh branches (in the config of the backbone, "
             "init_cfg=dict(_delete_=True, type='Pretrained', checkpoint=THIS_FILE, expand=True)); to test, build it with "
             'deploy=True (--cfg-options model.backbone.deploy=True).')
-    check_fit(translated, model)
-    return translated
+    return check_fit(state_dict, model)
 
 
 def missing_backbone(state_dict: dict[str, Tensor], prefix: str) -> str:
@@ -69,43 +60,60 @@ def missing_backbone(state_dict: dict[str, Tensor], prefix: str) -> str:
     return f'Got no weights of a MobileOne below {prefix!r}, {got}. The checkpoint is of another model.'
 
 
-def check_fit(state_dict: dict[str, Tensor], model: 'MobileOne') -> None:
+def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Check that a state dict with our keys fits a model's arch, in the train or in the deploy form, and is finite.
 
-    Absent step counters of norms are filled in.
+    Returns:
+        The state dict, with step counters of norms where old checkpoints have none: 0 is what they start from.
 
     Raises:
-        CheckpointError: It does not; the message says what was got and expected, and of which arch it is.
+        CheckpointError: It does not fit; the message says what was got and expected, and of which arch it is.
     """
-    expected = model.state_dict()
-    fused = is_fused(state_dict)
-    if model.deploy != fused:
-        expected = _empty_state_dict(model.arch, model.in_channels, norm_cfg=model.norm_cfg, deploy=fused)
-    # Step counters are absent from old checkpoints; 0 is what they start from.
-    counters = {key for key in expected.keys() - state_dict.keys() if key.endswith('num_batches_tracked')}
-    missing = expected.keys() - state_dict.keys() - counters
-    unexpected = state_dict.keys() - expected.keys()
-    reshaped = [f'{key} {tuple(state_dict[key].shape)} instead of {tuple(expected[key].shape)}'
-                for key in expected if key in state_dict and state_dict[key].shape != expected[key].shape]
-    if missing or unexpected or reshaped:
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    if is_fused(state_dict) != is_fused(expected):
+        expected = weight_shapes(resolve_arch(model.arch), model.in_channels, is_fused(state_dict),
+                                 model.norm_cfg.get('affine', True))
+    got = {key: tuple(value.shape) for key, value in state_dict.items()}
+    counters = {key for key in expected.keys() - got.keys() if key.endswith('num_batches_tracked')}
+    problems = differences(got, {key: shape for key, shape in expected.items() if key not in counters})
+    if problems:
         name = find_arch(state_dict)
         if name is not None and name != model.arch:
             raise CheckpointError(f"These are MobileOne {name!r} weights, but the config says arch={model.arch!r}. Set "
                                   f"arch={name!r}, or load weights of {model.arch!r}.")
-        details = [f'missing: {some(missing)}' if missing else '',
-                   f'unexpected: {some(unexpected)}' if unexpected else '',
-                   f'wrong shape: {some(reshaped)}' if reshaped else '']
         raise CheckpointError(
             f'The checkpoint does not fit MobileOne(arch={model.arch!r}, in_channels={model.in_channels}); '
-            f'{"; ".join(filter(None, details))}. It is incomplete, damaged, or of another network.')
-    retyped = [f'{key} {state_dict[key].dtype}' for key, value in expected.items()
-               if key in state_dict and state_dict[key].is_floating_point() != value.is_floating_point()]
+            f'{describe(problems)}. It is incomplete, damaged, or of another network.')
+    retyped = [f'{key} {value.dtype}' for key, value in state_dict.items()
+               if value.is_floating_point() == key.endswith('num_batches_tracked')]
     if retyped:
         raise CheckpointError(f'Tensors of the wrong kind: {some(retyped)}. The checkpoint is damaged.')
     if any(value.is_meta for value in state_dict.values()) and not next(model.parameters()).is_meta:
         raise CheckpointError('The checkpoint holds tensors without values (on the meta device).')
     check_finite(state_dict)
-    state_dict.update({key: torch.tensor(0) for key in counters})
+    return state_dict | {key: torch.tensor(0) for key in counters}
+
+
+def find_arch(state_dict: dict[str, Tensor]) -> str | None:
+    """The name in ``ARCHS`` whose keys and shapes a state dict with our keys has, in the train or deploy form; or None."""
+    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
+    return arch_of_shapes(shapes, find_in_channels(state_dict), is_fused(state_dict))
+
+
+def differences(got: dict[str, tuple], expected: dict[str, tuple]) -> dict[str, list[str]]:
+    """How keys and shapes differ from those expected: what is missing, unexpected, of another shape; empty if nothing."""
+    found = {
+        'missing': list(expected.keys() - got.keys()),
+        'unexpected': list(got.keys() - expected.keys()),
+        'of another shape': [f'{key} {got[key]} instead of {shape}' for key, shape in expected.items()
+                             if key in got and got[key] != shape],
+    }
+    return {what: keys for what, keys in found.items() if keys}
+
+
+def describe(problems: dict[str, list[str]], limit: int = 3) -> str:
+    """What :func:`differences` found, in words."""
+    return '; '.join(f'{what}: {some(keys, limit)}' for what, keys in problems.items())
 
 
 def check_finite(state_dict: dict[str, Tensor]) -> None:
@@ -121,9 +129,21 @@ def check_finite(state_dict: dict[str, Tensor]) -> None:
                               'of a training that diverged; take an earlier one.')
 
 
-def _empty_state_dict(*args, **kwargs) -> dict[str, Tensor]:
-    """Keys and shapes of a backbone, without memory for it."""
-    from ..mobileone import MobileOne  # which imports this module
+def mark_checked(state_dict: dict[str, Tensor], prefixes: Iterable[str] = ('', )) -> OrderedDict[str, Tensor]:
+    """Note in a state dict that the backbones below ``prefixes`` were adapted and checked, so that loading need not again.
 
-    with torch.device('meta'):
-        return MobileOne(*args, **kwargs).state_dict()
+    The note is in the metadata, which torch and mmengine hand to each module by its prefix. It names the keys: where
+    somebody changes them on the way, it does not hold any more.
+    """
+    marked = OrderedDict(state_dict)
+    marked._metadata = dict(getattr(state_dict, '_metadata', {}))
+    for prefix in prefixes:
+        keys = frozenset(key[len(prefix):] for key in state_dict if key.startswith(prefix))
+        name = prefix[:-1]
+        marked._metadata[name] = marked._metadata.get(name, {}) | {_CHECKED: keys}
+    return marked
+
+
+def is_checked(state_dict: dict[str, Tensor], metadata: dict) -> bool:
+    """Whether :func:`mark_checked` noted it of the very keys of a backbone's state dict, given its metadata."""
+    return metadata.get(_CHECKED) == state_dict.keys()

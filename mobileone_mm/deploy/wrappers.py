@@ -6,8 +6,8 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from ..block import reparameterize_model
 from ..datasets.check import datasets
+from ..reparameterize import reparameterize_model
 
 
 class Deployable(nn.Module):

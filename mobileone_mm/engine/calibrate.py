@@ -5,7 +5,8 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from ..block import MobileOneBlock, train_form_blocks
+from ..block import MobileOneBlock
+from ..reparameterize import train_form_blocks
 
 
 @torch.no_grad()
@@ -29,7 +30,7 @@ def calibrate_norms(model: nn.Module, batches: Iterable, forward: Callable | Non
         ValueError: There is no batch, or a norm has no weight and bias.
     """
     blocks = [block for _, block in train_form_blocks(model)]
-    sums = {norm: [0., 0., 0.] for block in blocks for norm in block._norms()}
+    sums = {norm: [0., 0., 0.] for block in blocks for norm in block.norms()}
 
     def gather(norm: nn.Module, x: Tensor) -> None:
         x = x.double()

@@ -9,31 +9,47 @@ import torch
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook, Hook, SyncBuffersHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.optim import BaseOptimWrapper
 from mmengine.registry import HOOKS
 from torch import nn
 
-from ..checkpoint.fit import adapt_state_dict, check_finite, missing_backbone
-from ..checkpoint.layouts import as_classifier, get_state_dict, without_module
+from ..block import MobileOneBlock
+from ..checkpoint.fit import check_finite
+from ..checkpoint.layouts import get_state_dict, without_module
 from ..mobileone import MobileOne
-from ..utils.errors import CheckpointError, DataError, some
+from ..reparameterize import train_form_blocks
+from ..utils.errors import DataError
 from .calibrate import calibrate_norms
+from .fit import check_keys, fit_model
 
 # Auxiliary heads may have classes of their own, such as STDC's boundaries.
 _HEAD = re.compile(r'(^|\.)(bbox_head|decode_head|head)(\.\d+)?$')
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without wrappers for several devices or for test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
+
+
+def switch_alike(model: nn.Module, other: nn.Module) -> None:
+    """Put those blocks of a copy into the deploy form that are in it in the original."""
+    deployed = {name for name, module in other.named_modules() if isinstance(module, MobileOneBlock) and module.deploy}
+    for name, block in list(train_form_blocks(model)):
+        if name in deployed:
+            block.switch_to_deploy()
 
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
     """Refuses a checkpoint of a whole model (``load_from``, ``--resume``, test) that does not fit it.
 
-    mmengine leaves out what does not fit, and only logs it. A :class:`MobileOne` inside checks its own part; models
-    without one are let be. On ``--resume``, the weights that EMAHook keeps apart are checked as well.
+    mmengine leaves out what does not fit, and only logs it. Models without a :class:`MobileOne` are not checked. On
+    ``--resume``, the weights that EMAHook keeps apart are checked as well.
+
+    In a test or a validation, each MobileOne for which the checkpoint has fused weights goes to the deploy form,
+    whatever its config says; a training needs the branches, and refuses them.
 
     Args:
         ignore: Beginnings of the keys that may be left out, such as ``bbox_head.cls_convs``, when a detector of
@@ -50,52 +66,23 @@ class CheckpointFitHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Check the weights that were read; what is to be ignored gets the model's own values."""
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if not any(isinstance(module, MobileOne) for module in model.modules()):
             return
+        # The optimizer is built before a training loads its weights; there, the branches are needed.
+        trains = isinstance(runner.optim_wrapper, BaseOptimWrapper)
+        averages = [hook.ema_model.module for hook in runner.hooks
+                    if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')]
         # Under the key, and with the keys, that the hooks and mmengine's own loading will look for.
-        state_dict = as_classifier(without_module(get_state_dict(checkpoint)), model)
-        checkpoint['state_dict'] = self._fitting(state_dict, model, runner.logger)
+        weights = without_module(get_state_dict(checkpoint))
+        checkpoint['state_dict'] = fit_model(weights, model, not trains, self.ignore)
+        for average in averages:  # EMAHook's copies of the model, which load these weights too
+            switch_alike(unwrapped(average), model)
         averaged = checkpoint.get('ema_state_dict')  # EMAHook's: what training goes on with
-        if runner._resume and averaged is not None and any(isinstance(hook, EMAHook) for hook in runner.hooks):
+        if runner._resume and averaged is not None and averages:  # there is no public way to ask whether a run resumes
             check_finite(averaged)
-            _check_keys(without_module({key: value for key, value in averaged.items() if key != 'steps'}),
-                        model.state_dict(), type(model).__name__)
-
-    def _fitting(self, state_dict: dict, model: nn.Module, logger) -> dict:
-        own = model.state_dict()
-        if self.ignore:
-            left_out = sorted(key for key in {*state_dict, *own} if key.startswith(self.ignore))
-            logger.warning(f'Left out of the checkpoint, as asked for by ignore={self.ignore}: {left_out}')
-            state_dict = {key: value for key, value in state_dict.items() if not key.startswith(self.ignore)}
-            state_dict |= {key: own[key] for key in left_out if key in own}
-        backbones = {f'{name}.': module for name, module in model.named_modules() if isinstance(module, MobileOne)}
-        for prefix, backbone in backbones.items():
-            weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-            if not weights:
-                raise CheckpointError(missing_backbone(state_dict, prefix))
-            # Before the head: of another arch, that one's number of channels is another too.
-            adapt_state_dict(weights, backbone)
-        got, expected = ({key: value for key, value in weights.items() if not key.startswith(tuple(backbones))}
-                         for weights in (state_dict, own))
-        _check_keys(got, expected, type(model).__name__)
-        check_finite(got)
-        return state_dict
-
-
-def _check_keys(got: dict, expected: dict, name: str) -> None:
-    missing, unexpected = expected.keys() - got.keys(), got.keys() - expected.keys()
-    reshaped = [f'{key} {tuple(got[key].shape)} instead of {tuple(value.shape)}' for key, value in expected.items()
-                if key in got and got[key].shape != value.shape]
-    if missing or unexpected or reshaped:
-        details = [f'{what}: {some(keys, 6)}' for what, keys in (
-            ('missing', missing), ('unexpected', unexpected), ('of another shape', reshaped)) if keys]
-        # Of keys such as bbox_head.cls_convs.0.1.weight, the first two names each.
-        beginnings = {'.'.join(key.split(' ')[0].split('.')[:2]) for key in (*missing, *unexpected, *reshaped)}
-        raise CheckpointError(
-            f'The checkpoint does not fit this {name}; {"; ".join(details)}. Load one of the same config, or, to load the '
-            'rest and leave these at their initial values, name their beginnings: --cfg-options '
-            f'default_hooks.checkpoint_fit.ignore="[{",".join(sorted(beginnings))}]"')
+            check_keys(without_module({key: value for key, value in averaged.items() if key != 'steps'}),
+                       model.state_dict(), type(model).__name__)
 
 
 @HOOKS.register_module()
@@ -122,7 +109,7 @@ class NumClassesFitHook(Hook):
         self._check(runner, 'test')
 
     def _check(self, runner, split: str) -> None:
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         metainfo = getattr(getattr(runner, f'{split}_dataloader').dataset, 'metainfo', None) or {}
         classes = None if 'thing_classes' in metainfo else metainfo.get('classes')
         if classes is None or not any(isinstance(module, MobileOne) for module in model.modules()):
@@ -157,7 +144,7 @@ class CalibrateNormsHook(Hook):
         """Calibrate every MobileOne in the model."""
         if runner.iter > 0:
             return
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         backbones = [module for module in model.modules() if isinstance(module, MobileOne) and not module.deploy]
         for backbone in backbones:
             runner.logger.info(f'Calibrating the norms of MobileOne on {self.num_batches} batches')
