@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 import torch
-from conftest import randomize, real_data
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from PIL import Image
@@ -18,24 +17,9 @@ from mobileone_mm import ARCHS, MobileOne, calibrate_norms
 from mobileone_mm.checkpoint import read as checkpoint_module
 from mobileone_mm.checkpoint.read import load_pretrained, read_checkpoint
 from mobileone_mm.utils.errors import CheckpointError
-
-TO_APPLE = [('conv_branches.', 'rbr_conv.'), ('scale_branch.', 'rbr_scale.'), ('skip_branch.', 'rbr_skip.')]
-TO_MMPRETRAIN = [('.bn.', '.norm.'), ('conv_branches.', 'branch_conv_list.'), ('scale_branch.', 'branch_scale.'),
-                 ('skip_branch.', 'branch_norm.'), ('reparam_conv.', 'branch_reparam.'),
-                 ('se.reduce.', 'se.conv1.conv.'), ('se.expand.', 'se.conv2.conv.')]
-TO_TIMM = [('conv_branches.', 'conv_kxk.'), ('scale_branch.', 'conv_scale.'), ('skip_branch.', 'identity.'),
-           ('se.reduce.', 'attn.fc1.'), ('se.expand.', 'attn.fc2.'), ('stage0.', 'stem.'),
-           *[(f'stage{i}.', f'stages.{i - 1}.') for i in range(1, 5)]]
-
-
-def rename(state_dict, table, prefix='', classifier='linear.'):
-    renamed = {}
-    for key, value in state_dict.items():
-        for ours, theirs in table:
-            key = key.replace(ours, theirs)
-        renamed[prefix + key] = value
-    renamed |= {f'{classifier}weight': torch.zeros(1000, 1024), f'{classifier}bias': torch.zeros(1000)}
-    return renamed
+from tests.support.layouts import TO_APPLE, TO_MMPRETRAIN, TO_TIMM, rename
+from tests.support.paths import real_data
+from tests.support.reference import randomize
 
 
 @pytest.fixture(scope='module')
