@@ -140,7 +140,7 @@ def test_mmdets_benchmark(fuses, checkpoints, shapes_root, monkeypatch):
 # --- the tools, as subprocesses
 
 def test_a_script_is_found():
-    assert find_script('tools/train.py') == 'tools/train.py'
+    assert find_script(str(ROOT / 'tools/train.py')) == str(ROOT / 'tools/train.py')
     assert find_script('mmdet/test.py').endswith('mmdet/.mim/tools/test.py')
     for wrong in ('nothing', 'mmdet/nothing.py', 'no-package/test.py', 'mmdet'):
         with pytest.raises(FileNotFoundError, match='Give a path, or PACKAGE/PATH_BELOW_TOOLS'):
