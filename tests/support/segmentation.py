@@ -27,7 +27,8 @@ def pictures(*sizes, labels=None):
     inputs, samples = [], []
     for size in sizes:
         inputs.append(torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8))
-        truth = torch.randint(0, 21, (1, *size), generator=generator) if labels is None else torch.full((1, *size), labels)
+        truth = torch.full((1, *size), labels) if labels is not None else \
+            torch.randint(0, 21, (1, *size), generator=generator)
         sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size))
         sample.gt_sem_seg = PixelData(data=truth)
         samples.append(sample)
