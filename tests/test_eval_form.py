@@ -8,7 +8,6 @@ import weakref
 
 import pytest
 import torch
-from conftest import randomize, reference, reference_maps
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load_state_dict
@@ -16,6 +15,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from mobileone_mm import ARCHS, MobileOne, MobileOneBlock, reparameterize_model
+from tests.support.reference import randomize, reference, reference_maps
 
 ARCH = ARCHS['s4'] | dict(num_blocks=(1, 2, 2, 1), num_se_blocks=(0, 0, 1, 1), num_conv_branches=2)
 

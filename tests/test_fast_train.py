@@ -3,16 +3,17 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import ROOT, randomize
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval_for_single_model
 from mmengine.registry import MODELS
-from test_fold import GEOMETRIES, make
 from torch import nn
 
 from mobileone_mm import MobileOne, MobileOneBlock, calibrate_norms
+from tests.support.blocks import GEOMETRIES, make_block
+from tests.support.paths import ROOT
+from tests.support.reference import randomize
 
 
 def step(block, x, monkeypatch):
@@ -30,7 +31,7 @@ def step(block, x, monkeypatch):
 
 @pytest.mark.parametrize('geometry', GEOMETRIES, ids=lambda g: '-'.join(f'{k[0]}{int(v)}' for k, v in g.items()))
 def test_a_block(geometry, monkeypatch):
-    fast = make(geometry).train()
+    fast = make_block(geometry).train()
     for norm in fast.norms():
         norm.eval()
     slow = deepcopy(fast)

@@ -1,32 +1,18 @@
 """The algebra: one convolution equals the sum of branches, and the tests would notice if it did not."""
-import itertools
 
 import pytest
 import torch
-from conftest import randomize, reference, reference_maps
 from mmengine.model import revert_sync_batchnorm
 
 from mobileone_mm import MobileOne, reparameterize_model
 from mobileone_mm import block as block_module
 from mobileone_mm.block import MobileOneBlock
+from tests.support.blocks import GEOMETRIES, make_block
+from tests.support.reference import randomize, reference, reference_maps
 
 TOLERANCE = dict(rtol=0, atol=1e-10)
-GEOMETRIES = [
-    dict(in_channels=8, out_channels=8, kernel_size=k, stride=s, dilation=d, groups=g, num_conv_branches=n, with_se=se)
-    for k, s, d, g, n, se in itertools.product((1, 3, 5), (1, 2), (1, 3), (1, 8), (1, 4), (False, True))
-    if k > 1 or d == 1
-] + [dict(in_channels=3, out_channels=16, kernel_size=3, stride=2), dict(in_channels=8, out_channels=12, kernel_size=1)]
-
-
-def make(geometry, seed=0, **kwargs):
-    torch.manual_seed(seed)
-    if geometry.get('with_se'):
-        geometry = geometry | dict(in_channels=32, out_channels=32)
-    return randomize(MobileOneBlock(**geometry, **kwargs), seed).double().eval()
-
-
 def disagreement(geometry):
-    block = make(geometry)
+    block = make_block(geometry)
     x = torch.randn(2, block.in_channels, 13, 11, dtype=torch.float64)
     with torch.no_grad():
         return (block(x) - reference(block, x)).abs().max().item()
@@ -40,7 +26,7 @@ def test_eval_form_equals_branches(geometry):
 @pytest.mark.parametrize('norm_cfg', [dict(type='BN', eps=1e-3), dict(type='SyncBN'), dict(type='BN', affine=False)],
                          ids=str)
 def test_norms(norm_cfg):
-    block = make(dict(in_channels=8, out_channels=8, kernel_size=3, num_conv_branches=2), norm_cfg=norm_cfg)
+    block = make_block(dict(in_channels=8, out_channels=8, kernel_size=3, num_conv_branches=2), norm_cfg=norm_cfg)
     x = torch.randn(2, 8, 9, 9, dtype=torch.float64)
     torch.testing.assert_close(block(x), reference(block, x), **TOLERANCE)
     if norm_cfg['type'] == 'SyncBN':

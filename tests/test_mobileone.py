@@ -4,16 +4,13 @@ import sys
 
 import pytest
 import torch
-from conftest import python, randomize, reference_maps
 from mmengine.registry import MODELS, init_default_scope
 
 from mobileone_mm import ARCHS, MobileOne, MobileOneBlock, reparameterize_model
+from tests.support.archs import PARAMETERS
+from tests.support.reference import randomize, reference_maps
+from tests.support.runs import python
 
-# Golden: train and deploy parameters of the backbone.
-PARAMETERS = {
-    's0': (4_268_272, 1_053_504), 's1': (3_544_192, 3_483_840), 's2': (5_835_648, 5_759_168),
-    's3': (8_121_600, 8_029_312), 's4': (12_902_248, 12_789_352),
-}
 CHANNELS = {
     's0': (48, 128, 256, 1024), 's1': (96, 192, 512, 1280), 's2': (96, 256, 640, 2048), 's3': (128, 320, 768, 2048),
     's4': (192, 448, 896, 2048), 's4_nose': (192, 448, 896, 2048),
@@ -65,7 +62,8 @@ ERRORS = [
     (dict(arch=ARCHS['s0'] | dict(width_multipliers=('a', 1, 1, 1))), 'must be positive numbers .* got .*a'),
     (dict(arch=ARCHS['s0'] | dict(width_multipliers=(float('nan'), 1, 1, 1))), 'must be positive numbers .* got .*nan'),
     (dict(arch=ARCHS['s0'] | dict(num_conv_branches=0)), r"arch\['num_conv_branches'\] must be an int of at least 1"),
-    (dict(arch=ARCHS['s0'] | dict(num_se_blocks=(3, 0, 0, 0))), r"arch\['num_se_blocks'\] of a stage of 2 blocks must be an int in 0..2, got 3"),
+    (dict(arch=ARCHS['s0'] | dict(num_se_blocks=(3, 0, 0, 0))),
+     r"arch\['num_se_blocks'\] of a stage of 2 blocks must be an int in 0..2, got 3"),
     (dict(out_indices=(4, )), r'out_indices \(stage1 to stage4, .*\) must be an int in -4..3, got 4'),
     (dict(out_indices=()), r'out_indices must be .* got \(\)'),
     (dict(out_indices=2), 'out_indices must be .* got 2'),

@@ -3,11 +3,12 @@ import warnings
 
 import pytest
 import torch
-from conftest import ARCH_PARAMS, randomize
 from mmengine.registry import init_default_scope
 
 from mobileone_mm import MobileOne, reparameterize_model
 from mobileone_mm.apis.convert import convert_checkpoint
+from tests.support.archs import ARCH_PARAMS
+from tests.support.reference import randomize
 
 OUT = dict(out_indices=(0, 1, 2, 3))
 

@@ -5,12 +5,13 @@ import zipfile
 
 import pytest
 import torch
-from conftest import ROOT, python
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mobileone_mm import reparameterize_model
+from tests.support.paths import ROOT
+from tests.support.runs import python, run
 
 
 def pip(*arguments):
@@ -31,7 +32,6 @@ def test_wheel_in_another_environment(tmp_path):
     other = tmp_path / 'env' / 'bin' / 'python'
     site = next((tmp_path / 'env' / 'lib').glob('python*/site-packages'))
     (site / 'borrowed.pth').write_text('\n'.join(path for path in sys.path if path.endswith('site-packages')))
-    from conftest import run
     run(other, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', wheel)
     code = ('import mobileone_mm, pathlib; from mmengine import Config; '
             'root = pathlib.Path(mobileone_mm.__file__).parent; assert "site-packages" in str(root), root; '
@@ -44,7 +44,6 @@ def test_wheel_in_another_environment(tmp_path):
 @pytest.mark.slow
 def test_editable_install_links_configs_and_tools(tmp_path):
     python('-m', 'venv', '--system-site-packages', tmp_path / 'env')
-    from conftest import run
     other = tmp_path / 'env' / 'bin' / 'python'
     run('cp', '-r', *[ROOT / name for name in ('mobileone_mm', 'configs', 'tools', 'setup.py', 'pyproject.toml',
                                                'README.md', 'MANIFEST.in', 'LICENSE', 'NOTICE', 'model-index.yml')],

@@ -6,9 +6,9 @@ import random
 
 import pytest
 import torch
-from conftest import randomize, reference_maps
 
 from mobileone_mm import ARCHS, MobileOne
+from tests.support.reference import randomize, reference_maps
 
 ARCH = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 1), width_multipliers=(.25, .25, .125, .125), num_conv_branches=2,
                           num_se_blocks=(0, 0, 1, 0))

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from conftest import python
 from PIL import Image
 from pycocotools.coco import COCO
 
 from mobileone_mm.datasets.shapes import CLASSES, make_shapes
+from tests.support.runs import python
 
 
 def checksum(folder):

@@ -4,11 +4,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import python
 
 from mobileone_mm.compat import mmcv_ops
 from mobileone_mm.compat.mmcv_ops import batched_nms, greedy_nms, has_compiled_ops, nms
 from mobileone_mm.compat.stand_in import StandInFinder
+from tests.support.runs import python
 
 needs_ops = pytest.mark.skipif(not has_compiled_ops(), reason='mmcv has no compiled operators here')
 needs_no_ops = pytest.mark.skipif(has_compiled_ops(), reason='mmcv has compiled operators here')

@@ -4,11 +4,7 @@ import json
 from itertools import pairwise
 
 import pytest
-import test_segmentation
-import test_tools
 import torch
-from conftest import python, randomize
-from test_mobileone import PARAMETERS
 from torch import nn
 
 from mobileone_mm import MobileOne
@@ -16,8 +12,13 @@ from mobileone_mm.benchmark import bottlenecks, contenders
 from mobileone_mm.benchmark.contenders import Contender, make_forms
 from mobileone_mm.benchmark.measure import Entry, benchmark, correlate, count, make_entries, measure, spearman, summarize
 from mobileone_mm.benchmark.report import print_report
+from tests.support import detection, segmentation
+from tests.support.archs import PARAMETERS
+from tests.support.paths import ROOT
+from tests.support.reference import randomize
+from tests.support.runs import python
 
-DETECTOR, SEGMENTOR = test_tools.SHAPES, test_segmentation.SHAPES
+DETECTOR, SEGMENTOR = (str(ROOT / config) for config in (detection.SHAPES, segmentation.SHAPES))
 TOOL = 'tools/benchmark.py'
 QUICK = ['--rounds', 2, '--warmup', 0, '--threads', 1]
 TINY = dict(num_blocks=(1, 2, 1, 1), width_multipliers=(0.25, 0.25, 0.25, 0.25), num_conv_branches=2,
@@ -208,7 +209,7 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path, arguments, message):
 
 @pytest.mark.parametrize('plan, options, message', [
     (lambda: contenders.plan(['configs/nothing.py'], [], False), {}, 'does not exist'),
-    (lambda: contenders.plan(['configs/_base_/default_runtime.py'], [], False), {}, 'has no model'),
+    (lambda: contenders.plan([str(ROOT / 'configs/_base_/default_runtime.py')], [], False), {}, 'has no model'),
     (lambda: contenders.plan([DETECTOR, DETECTOR], [], False), {}, 'Two configs go by the name'),
     (lambda: contenders.plan([], ['s0'], False, (0, 8)), {}, r'at least 1, got \(0, 8\)'),
     (lambda: bottlenecks.plan(0, (8, 8)), {}, 'at least 1, got 0'),

@@ -9,9 +9,9 @@ from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.utils import register_all_modules as register_mmseg
-from test_segmentation import pictures
 
 from mobileone_mm.compat.mmcv_ops import has_compiled_ops
+from tests.support.segmentation import pictures
 
 CHANNELS = (48, 128, 256, 1024)  # of S0
 

@@ -6,13 +6,14 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import ROOT, python
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.visualization import LocalVisBackend
 
 from mobileone_mm.benchmark.model_card import KINDS, _table, first_differences, logged_values, make_card, write_card
+from tests.support.paths import ROOT
+from tests.support.runs import python
 
 DETECTOR, SEGMENTOR = 'ssdlite_mobileone_s0', 'deeplabv3_mobileone_s0_voc12aug'
 WRITTEN = ['configs/detection/metafile.yml', 'configs/segmentation/metafile.yml', 'configs/pretraining/metafile.yml',

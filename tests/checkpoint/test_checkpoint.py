@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 import torch
-from conftest import randomize, real_data
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from PIL import Image
@@ -18,24 +17,9 @@ from mobileone_mm import ARCHS, MobileOne, calibrate_norms
 from mobileone_mm.checkpoint import read as checkpoint_module
 from mobileone_mm.checkpoint.read import load_pretrained, read_checkpoint
 from mobileone_mm.utils.errors import CheckpointError
-
-TO_APPLE = [('conv_branches.', 'rbr_conv.'), ('scale_branch.', 'rbr_scale.'), ('skip_branch.', 'rbr_skip.')]
-TO_MMPRETRAIN = [('.bn.', '.norm.'), ('conv_branches.', 'branch_conv_list.'), ('scale_branch.', 'branch_scale.'),
-                 ('skip_branch.', 'branch_norm.'), ('reparam_conv.', 'branch_reparam.'),
-                 ('se.reduce.', 'se.conv1.conv.'), ('se.expand.', 'se.conv2.conv.')]
-TO_TIMM = [('conv_branches.', 'conv_kxk.'), ('scale_branch.', 'conv_scale.'), ('skip_branch.', 'identity.'),
-           ('se.reduce.', 'attn.fc1.'), ('se.expand.', 'attn.fc2.'), ('stage0.', 'stem.'),
-           *[(f'stage{i}.', f'stages.{i - 1}.') for i in range(1, 5)]]
-
-
-def rename(state_dict, table, prefix='', classifier='linear.'):
-    renamed = {}
-    for key, value in state_dict.items():
-        for ours, theirs in table:
-            key = key.replace(ours, theirs)
-        renamed[prefix + key] = value
-    renamed |= {f'{classifier}weight': torch.zeros(1000, 1024), f'{classifier}bias': torch.zeros(1000)}
-    return renamed
+from tests.support.layouts import TO_APPLE, TO_MMPRETRAIN, TO_TIMM, rename
+from tests.support.paths import real_data
+from tests.support.reference import randomize
 
 
 @pytest.fixture(scope='module')
@@ -105,7 +89,8 @@ MISFITS = {
     'missing': (without('stage2.3.conv_branches.1.bn.weight'), r'does not fit MobileOne\(arch=\'s0\'.*missing: stage2.3'),
     'unexpected': (lambda s: s.update({'stage1.9.conv_branches.0.conv.weight': torch.zeros(1)}), 'unexpected: stage1.9'),
     'shape': (lambda s: s.update({'stage0.skip_branch.weight': torch.zeros(3)}) or
-              s.update({'stage0.conv_branches.0.bn.weight': torch.zeros(3)}), r'of another shape: .*\(3,\) instead of \(48,\)'),
+              s.update({'stage0.conv_branches.0.bn.weight': torch.zeros(3)}),
+              r'of another shape: .*\(3,\) instead of \(48,\)'),
     'another network': (lambda s: (s.clear(), s.update({'layer1.0.conv1.weight': torch.zeros(1)})),
                         'no MobileOne checkpoint: got keys such as layer1.0.conv1.weight'),
     'empty': (lambda s: s.clear(), 'no MobileOne checkpoint'),

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, python
+from tests.support.paths import ROOT
+from tests.support.runs import python
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config

@@ -7,10 +7,7 @@ from copy import deepcopy
 
 import numpy as np
 import pytest
-import test_segmentation
-import test_tools
 import torch
-from conftest import ROOT, python, randomize, real_data, reference_maps
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmdet.utils.benchmark import InferenceBenchmark
 from mmengine.config import Config
@@ -22,8 +19,12 @@ from torch import nn
 
 from mobileone_mm import reparameterize_model
 from mobileone_mm.__main__ import find_script
+from tests.support import detection, segmentation
+from tests.support.paths import ROOT, real_data
+from tests.support.reference import randomize, reference_maps
+from tests.support.runs import python
 
-DETECTOR, SEGMENTOR = test_tools.SHAPES, test_segmentation.SHAPES
+DETECTOR, SEGMENTOR = detection.SHAPES, segmentation.SHAPES
 TASKS = [DETECTOR, SEGMENTOR]
 task_ids = dict(ids=lambda config: config.split('/')[1])
 
@@ -139,7 +140,7 @@ def test_mmdets_benchmark(fuses, checkpoints, shapes_root, monkeypatch):
 # --- the tools, as subprocesses
 
 def test_a_script_is_found():
-    assert find_script('tools/train.py') == 'tools/train.py'
+    assert find_script(str(ROOT / 'tools/train.py')) == str(ROOT / 'tools/train.py')
     assert find_script('mmdet/test.py').endswith('mmdet/.mim/tools/test.py')
     for wrong in ('nothing', 'mmdet/nothing.py', 'no-package/test.py', 'mmdet'):
         with pytest.raises(FileNotFoundError, match='Give a path, or PACKAGE/PATH_BELOW_TOOLS'):
@@ -192,7 +193,7 @@ def test_browse_dataset(script, config, shapes_root, tmp_path):
 def test_analyze_logs_and_publish_model(shapes_root, tmp_path):
     """A run's log is read and drawn; the published model tests with the same metrics as the run's checkpoint."""
     work = tmp_path / 'work'
-    options = test_tools.options('s0', 1)
+    options = detection.options('s0', 1)
     python('tools/train.py', DETECTOR, '--work-dir', work, *options, SHAPES_ROOT=shapes_root)
     log = next(work.glob('*/vis_data/scalars.json'))
     script = 'mmdet/analysis_tools/analyze_logs.py'
@@ -204,7 +205,7 @@ def test_analyze_logs_and_publish_model(shapes_root, tmp_path):
     published = next(tmp_path.glob('ssdlite-*.pth'))
     assert published.stat().st_size < 0.7 * (work / 'epoch_1.pth').stat().st_size
     python('tools/test.py', DETECTOR, published, '--work-dir', tmp_path / 'test', *options, SHAPES_ROOT=shapes_root)
-    assert test_tools.metrics(tmp_path / 'test') == test_tools.metrics(work)
+    assert detection.metrics(tmp_path / 'test') == detection.metrics(work)
 
 
 @pytest.mark.slow
@@ -224,8 +225,8 @@ def test_confusion_matrix_of_mmseg(tmp_path):
     """On a data set with classes of its own, which the tool needs."""
     config, root = 'configs/segmentation/deeplabv3_mobileone_s0_voc12aug.py', real_data('VOCdevkit') / 'VOC2012'
     checkpoint = tmp_path / 'random.pth'
-    torch.save(dict(state_dict=test_segmentation.segmentor().state_dict()), checkpoint)
-    options = test_segmentation.options(**{'test_dataloader.dataset.indices': 2})
+    torch.save(dict(state_dict=segmentation.segmentor().state_dict()), checkpoint)
+    options = segmentation.options(**{'test_dataloader.dataset.indices': 2})
     python('tools/test.py', config, checkpoint, '--out', tmp_path / 'masks', '--work-dir', tmp_path, *options, VOC_ROOT=root)
     mm('mmseg/analysis_tools/confusion_matrix.py', config, tmp_path / 'masks', tmp_path / 'matrix', *options, VOC_ROOT=root)
     assert np.asarray(Image.open(tmp_path / 'matrix' / 'confusion_matrix.png')).std() > 10

@@ -6,20 +6,22 @@ import hashlib
 
 import pytest
 import torch
-from conftest import ROOT, logged, python, randomize, real_data
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
 from mmengine.runner import load_checkpoint
-from test_segmentation import SHAPES as SEGMENTOR
-from test_segmentation import options as options_seg
-from test_tools import SHAPES, metrics, options
 
 from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.apis.convert import convert_checkpoint, deploy_checkpoint
 from mobileone_mm.apis.launch import build_runner
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.utils.errors import CheckpointError
+from tests.support.detection import SHAPES, metrics, options
+from tests.support.paths import ROOT, real_data
+from tests.support.reference import randomize
+from tests.support.runs import logged, python
+from tests.support.segmentation import SHAPES as SEGMENTOR
+from tests.support.segmentation import options as options_seg
 
 SMALL = ['model.backbone.arch=s0', 'model.decode_head.in_channels=1024', 'model.decode_head.channels=16']
 

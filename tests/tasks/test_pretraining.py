@@ -6,12 +6,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ARCH_PARAMS, ROOT, logged, python, randomize, real_data, run_distributed
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from test_checkpoint import TO_APPLE, TO_TIMM, rename
 
 from mobileone_mm import MobileOne
 from mobileone_mm.arch import stage_widths
@@ -19,6 +17,11 @@ from mobileone_mm.benchmark.model_card import logged_values
 from mobileone_mm.checkpoint.layouts import as_classifier
 from mobileone_mm.datasets.check import check_data
 from mobileone_mm.utils.errors import CheckpointError, MissingDataError
+from tests.support.archs import ARCH_PARAMS
+from tests.support.layouts import TO_APPLE, TO_TIMM, rename
+from tests.support.paths import ROOT, real_data
+from tests.support.reference import randomize
+from tests.support.runs import logged, python, run_distributed
 
 pretraining = pytest.importorskip('mobileone_mm.tasks.pretraining')
 

@@ -1,11 +1,11 @@
 """Fused weights back into branches: the same answer in eval, norms calibrated on data, training goes on."""
 import pytest
 import torch
-from conftest import randomize, reference_maps
 
 from mobileone_mm import ARCHS, MobileOne, calibrate_norms, expand_state_dict, reparameterize_model
 from mobileone_mm.engine.hooks import CalibrateNormsHook
 from mobileone_mm.utils.errors import CheckpointError
+from tests.support.reference import randomize, reference_maps
 
 SMALL = ARCHS['s0'] | dict(num_blocks=(1, 2, 2, 1), num_se_blocks=(0, 0, 1, 1))
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, randomize, reference_maps
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.runner import Runner
+
+from tests.support.paths import ROOT
+from tests.support.reference import randomize, reference_maps
 
 MMDET_CONFIGS = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim' / 'configs'
 

@@ -10,30 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, cfg_options, logged, python, real_data, run, run_distributed, scalars
 from mmengine.config import Config
 
 from mobileone_mm.apis.launch import latest_checkpoint
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import has_compiled_ops
-
-SHAPES = 'configs/detection/ssdlite_mobileone_s2_shapes.py'
-
-
-def options(arch='s2', epochs=2, **more):
-    """--cfg-options for a very short run."""
-    channels = dict(s0=(256, 1024), s2=(640, 2048))[arch]
-    levels = (*channels, 512, 256, 256, 128)
-    settings = {
-        'model.backbone.arch': arch, 'model.neck.in_channels': channels, 'model.neck.out_channels': levels,
-        'model.bbox_head.in_channels': levels, 'train_cfg.max_epochs': epochs, 'train_dataloader.batch_size': 4,
-        'model.test_cfg.score_thr': 0.001,
-    }
-    return cfg_options(**settings | more)
-
-
-def metrics(folder):
-    return logged(folder, 'coco/bbox_mAP')
+from tests.support.detection import SHAPES, metrics, options
+from tests.support.paths import ROOT, real_data
+from tests.support.runs import python, run, run_distributed, scalars
 
 
 def state(checkpoint):

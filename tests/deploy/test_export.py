@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, cfg_options, logged, python, randomize, real_data
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -26,6 +25,9 @@ from mobileone_mm.deploy.runtimes import onnxruntime_session
 from mobileone_mm.deploy.wrappers import make_deployable, select_boxes
 from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import ExportedFileError, MissingPackageError
+from tests.support.paths import ROOT, real_data
+from tests.support.reference import randomize
+from tests.support.runs import cfg_options, logged, python
 
 pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')

@@ -1,12 +1,12 @@
 """What people switch on in mm's configs: AMP, accumulation, clipping, checkpointing, torch.compile; gradients in eval."""
 import pytest
 import torch
-from conftest import reference_maps
 from mmengine.runner import Runner
-from test_hooks import Mean, Model, backbone, loader
 from torch.utils.data import DataLoader, Dataset
 
 from mobileone_mm import MobileOneBlock
+from tests.support.reference import reference_maps
+from tests.support.training import Mean, Model, backbone, loader
 
 
 def train(tmp_path, optim_wrapper=None, model=None, epochs=2, **cfg):

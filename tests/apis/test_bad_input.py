@@ -10,17 +10,17 @@ import time
 import warnings
 
 import pytest
-import test_segmentation
-import test_tools
 import torch
-from conftest import ROOT, python, scalars
 from mmengine.config import Config
 from torch import nn
 
 from mobileone_mm import MobileOne, reparameterize_model
 from mobileone_mm.checkpoint.read import read_checkpoint
+from tests.support import detection, segmentation
+from tests.support.paths import ROOT
+from tests.support.runs import python, scalars
 
-DETECTOR, SEGMENTOR = test_tools.SHAPES, test_segmentation.SHAPES
+DETECTOR, SEGMENTOR = detection.SHAPES, segmentation.SHAPES
 
 
 # --- weights and pictures, in the model
@@ -65,7 +65,7 @@ def damaged(shapes_root, tmp_path, annotations=None, split='train'):
 
 
 def train(root, tmp_path, config=DETECTOR, check=False, **more):
-    options = test_tools.options('s0', 1, **more) if config == DETECTOR else test_segmentation.options(**more)
+    options = detection.options('s0', 1, **more) if config == DETECTOR else segmentation.options(**more)
     return python('tools/train.py', config, '--work-dir', tmp_path / 'work', *options, check=check, SHAPES_ROOT=root)
 
 
@@ -163,7 +163,7 @@ def test_a_picture_missing_or_corrupt_in_the_second_epoch(task, damage, message,
     before = (work / 'epoch_1.pth').read_bytes()
     picture = next((root / 'JPEGImages').glob('train_0003.*'))
     picture.unlink() if damage == 'missing' else picture.write_bytes(b'\xff\xd8 no jpeg')
-    options = test_tools.options('s0', 2) if task == DETECTOR else test_segmentation.options(**{'train_cfg.max_epochs': 2})
+    options = detection.options('s0', 2) if task == DETECTOR else segmentation.options(**{'train_cfg.max_epochs': 2})
     command = ['tools/train.py', task, '--work-dir', work, '--resume', *options]
     result = python(*command, check=False, SHAPES_ROOT=root)
     assert result.returncode == 1 and re.search(message, result.stderr), result.stderr[-2000:]
@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
     before = checkpoint.read_bytes()
     limit = len(before) // 1024 - 100
     command = ' '.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work', '--resume',
-                                 *map(repr, test_tools.options('s0', 2))]))
+                                 *map(repr, detection.options('s0', 2))]))
     result = subprocess.run(['bash', '-c', f'ulimit -f {limit}; {command}'], cwd=ROOT, capture_output=True, text=True,
                             env=os.environ | dict(PYTHONPATH=str(ROOT), SHAPES_ROOT=str(shapes_root)), check=False)
     assert_one_line(result, r"Could not write: .*File too large.*epoch_1.pth' is complete: go on from it with --resume")
@@ -225,7 +225,7 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c(shapes_root, tmp_path):
     """The exit status is the shell's for an interrupt, the last checkpoint is whole and named, and goes on."""
-    work, options = tmp_path / 'work', test_tools.options('s0', 50, **{'train_dataloader.num_workers': 1})
+    work, options = tmp_path / 'work', detection.options('s0', 50, **{'train_dataloader.num_workers': 1})
     command = ['tools/train.py', DETECTOR, '--work-dir', work]
     process = subprocess.Popen(
         [sys.executable, *map(str, command), *options], cwd=ROOT, start_new_session=True, text=True,

@@ -5,47 +5,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, cfg_options, logged, python, randomize, real_data, reference_maps, run_distributed
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.structures import PixelData
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import MODELS
-from mmseg.structures import SegDataSample
 from mmseg.utils import register_all_modules
 from PIL import Image
 
 from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.compat.mmcv_ops import has_compiled_ops
+from tests.support.paths import ROOT, real_data
+from tests.support.reference import randomize, reference_maps
+from tests.support.runs import logged, python, run_distributed
+from tests.support.segmentation import SHAPES, options, pictures, segmentor
 
 CONFIGS = sorted((ROOT / 'configs' / 'segmentation').glob('*.py'))
 LEAVES = [path for path in CONFIGS if 'shapes' not in path.name]
-SHAPES = 'configs/segmentation/deeplabv3_mobileone_s2_shapes.py'
-
-
-def segmentor(name='s0_voc12aug', **backbone):
-    """A segmentor as the config builds it, but from scratch."""
-    register_all_modules()
-    cfg = Config.fromfile(ROOT / 'configs' / 'segmentation' / f'deeplabv3_mobileone_{name}.py')
-    cfg.model.backbone.init_cfg = None
-    cfg.model.backbone.update(backbone)
-    return MODELS.build(cfg.model)
-
-
-def pictures(*sizes, labels=None):
-    """What a dataloader gives: uint8 pictures, and the truth, all ``labels`` or random."""
-    generator = torch.Generator().manual_seed(0)
-    inputs, samples = [], []
-    for size in sizes:
-        inputs.append(torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8))
-        truth = torch.randint(0, 21, (1, *size), generator=generator) if labels is None else torch.full((1, *size), labels)
-        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size))
-        sample.gt_sem_seg = PixelData(data=truth)
-        samples.append(sample)
-    return dict(inputs=inputs, data_samples=samples)
-
-
 def losses(model, data):
     return model.train()(**model.data_preprocessor(data, True), mode='loss')
 
@@ -181,11 +157,6 @@ def test_pictures_without_any_label():
 
 
 # --- runs
-
-def options(**more):
-    """--cfg-options for a very short run."""
-    return cfg_options(**{'train_cfg.max_epochs': 1, 'train_dataloader.batch_size': 2} | more)
-
 
 def test_shapes_end_to_end(shapes_root, tmp_path):
     work, test = tmp_path / 'work', tmp_path / 'test'

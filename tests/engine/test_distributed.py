@@ -7,13 +7,14 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, python, randomize, reference_maps
 from mmengine.model import BaseModel
 from mmengine.model.wrappers import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from torch.func import functional_call
 
 from mobileone_mm import ARCHS, MobileOne
+from tests.support.reference import randomize, reference_maps
+from tests.support.runs import python
 
 ARCH = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 1), num_conv_branches=2)
 CASES = {
@@ -75,7 +76,7 @@ def one_of_two(folder):
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ddp')
     python('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={20000 + os.getpid() % 20000}', __file__,
-           folder, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / 'tests')]), OMP_NUM_THREADS=1)
+           folder, OMP_NUM_THREADS=1)
     return [torch.load(folder / f'{rank}.pt') for rank in range(2)]
 
 

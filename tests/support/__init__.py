@@ -1,0 +1,1 @@
+"""What several test files need. Test files import from here, never from each other."""
