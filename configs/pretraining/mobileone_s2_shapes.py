@@ -1,14 +1,13 @@
 # The embedded default: S2 learns to tell drawn shapes (tools/make_shapes.py), one a picture, in minutes on two cores. All of
 # the recipe is there, only smaller: three sizes with AutoAugment of growing strength, annealed weight decay, label smoothing,
 # EMA.
-_base_ = './mobileone_s2_in1k.py'
+_base_ = ['./mobileone_s2_in1k.py', '../_base_/shapes.py']
 
-classes = ('circle', 'square', 'triangle', 'star', 'ring')
 data_root = '{{$SHAPES_ROOT:data/shapes}}/single/'
 model = dict(
-    data_preprocessor=dict(num_classes=len(classes)),
+    data_preprocessor=dict(num_classes=len(_base_.shapes.classes)),
     backbone=dict(init_cfg=dict(type='NearIdentity')),
-    head=dict(num_classes=len(classes), topk=(1, )))
+    head=dict(num_classes=len(_base_.shapes.classes), topk=(1, )))
 
 # Each pipeline of ImageNet's three phases, smaller, and with crops that leave a shape recognizable.
 phases = [
@@ -19,7 +18,7 @@ test_pipeline = [
     dict(type='Resize', scale=(64, 64), backend='pillow'),
     dict(type='PackInputs'),
 ]
-dataset = dict(type='CustomDataset', metainfo=dict(classes=classes), data_root=data_root)
+dataset = dict(type='CustomDataset', metainfo=dict(classes=_base_.shapes.classes), data_root=data_root)
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
