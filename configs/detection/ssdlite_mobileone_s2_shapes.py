@@ -1,9 +1,11 @@
-# The embedded default: the same S2 detector on drawn shapes (tools/make_shapes.py), at 128x128 and from scratch.
-# A few minutes on two cores. Only data, input size with its anchors, and schedule differ from the COCO config.
+# The example that needs no download: the S2 detector on drawn shapes (tools/make_shapes.py), at
+# 128x128, trained from scratch in a few minutes on two cores. It differs from the COCO config in
+# the data, the input size with its anchors, the initialization, the norms of neck and head, and the
+# schedule.
 _base_ = ['./ssdlite_mobileone_s2.py', '../_base_/shapes.py']
 
 data_root = '{{$SHAPES_ROOT:data/shapes}}/'
-norm_cfg = dict(type='BN')  # 0.03 of momentum would not settle in so few iterations
+norm_cfg = dict(type='BN')  # a momentum of 0.03 would be too slow for so few iterations
 model = dict(
     backbone=dict(init_cfg=dict(_delete_=True, type='NearIdentity')),
     neck=dict(norm_cfg=norm_cfg),
