@@ -1,15 +1,18 @@
-# What detection and segmentation share at run time.
+# Runtime settings of detection, segmentation and pretraining.
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    # The backend writes a file beside its place and moves it there: an interrupted run leaves no half checkpoint.
+    # This backend writes a temporary file and renames it, so an interrupted run leaves no partial
+    # checkpoint.
     checkpoint=dict(
         type='CheckpointHook', interval=1, max_keep_ckpts=3, rule='greater', backend_args=dict(backend='atomic_local')),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    # A checkpoint of the whole model fits, or it is an error; ignore=['bbox_head.cls_convs'] leaves out what begins so.
+    # Raises an error if a checkpoint of the whole model (load_from, --resume, test) does not fit.
+    # With ignore=['bbox_head.cls_convs'], for example, parameters whose names start with that are
+    # not loaded and keep their initial values.
     checkpoint_fit=dict(type='CheckpointFitHook', ignore=[]),
-    # All heads have as many classes as the data sets.
+    # Raises an error if a head's num_classes is not the number of classes of the dataset.
     num_classes_fit=dict(type='NumClassesFitHook'))
 
 env_cfg = dict(

@@ -1,16 +1,17 @@
-# The embedded default: S2 learns to tell drawn shapes (tools/make_shapes.py), one a picture, in minutes on two cores. All of
-# the recipe is there, only smaller: three sizes with AutoAugment of growing strength, annealed weight decay, label smoothing,
-# EMA.
-_base_ = './mobileone_s2_in1k.py'
+# The example that needs no download: S2 learns to classify drawn shapes (tools/make_shapes.py), one
+# per image, in a few minutes on two cores. It has all parts of the ImageNet recipe at a smaller
+# scale: three image sizes with AutoAugment of growing strength, annealed weight decay, label
+# smoothing, EMA.
+_base_ = ['./mobileone_s2_in1k.py', '../_base_/shapes.py']
 
-classes = ('circle', 'square', 'triangle', 'star', 'ring')
 data_root = '{{$SHAPES_ROOT:data/shapes}}/single/'
 model = dict(
-    data_preprocessor=dict(num_classes=len(classes)),
+    data_preprocessor=dict(num_classes=len(_base_.shapes.classes)),
     backbone=dict(init_cfg=dict(type='NearIdentity')),
-    head=dict(num_classes=len(classes), topk=(1, )))
+    head=dict(num_classes=len(_base_.shapes.classes), topk=(1, )))
 
-# Each pipeline of ImageNet's three phases, smaller, and with crops that leave a shape recognizable.
+# The pipelines of ImageNet's three phases, with smaller images and with crops that keep a shape
+# recognizable.
 phases = [
     [{**step, 'scale': size, 'crop_ratio_range': (0.5, 1.0)} if step['type'] == 'RandomResizedCrop' else step
      for step in steps] for steps, size in zip(_base_.phases, (48, 56, 64))]
@@ -19,7 +20,7 @@ test_pipeline = [
     dict(type='Resize', scale=(64, 64), backend='pillow'),
     dict(type='PackInputs'),
 ]
-dataset = dict(type='CustomDataset', metainfo=dict(classes=classes), data_root=data_root)
+dataset = dict(type='CustomDataset', metainfo=dict(classes=_base_.shapes.classes), data_root=data_root)
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
@@ -34,7 +35,8 @@ test_evaluator = val_evaluator
 
 max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=10))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=10))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(
@@ -43,7 +45,7 @@ param_scheduler = [
     _base_.weight_decay_annealing,
 ]
 custom_hooks = [
-    # An average over 50 iterations: 5e-4 would reach back beyond the first.
+    # EMA over about 50 iterations. With 5e-4 it would span more iterations than the run has.
     {**_base_.custom_hooks[0], 'momentum': 0.02},
     *_base_.custom_hooks[1:-1],
     dict(type='SwitchRecipeHook', schedule=[

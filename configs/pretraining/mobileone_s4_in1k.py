@@ -1,3 +1,5 @@
-_base_ = './_base_/mobileone_autoaugment_in1k.py'
+_base_ = ['./_base_/mobileone_autoaugment_in1k.py', '../_base_/mobileone_s4.py']
 
-model = dict(backbone=dict(arch='s4'), head=dict(in_channels=2048))
+model = dict(
+    backbone=dict(arch=_base_.mobileone.arch),
+    head=dict(in_channels=_base_.mobileone.channels[-1]))

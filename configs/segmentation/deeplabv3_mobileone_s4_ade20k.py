@@ -1,2 +1,2 @@
-_base_ = ['./_base_/deeplabv3_mobileone_s4.py', './_base_/ade20k.py']
+_base_ = ['./_base_/deeplabv3_mobileone_s4_nose.py', './_base_/ade20k.py']
 model = dict(decode_head=dict(num_classes=150))

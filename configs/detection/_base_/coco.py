@@ -1,7 +1,8 @@
-# COCO 2017 at 320x320. Set the environment variable COCO_ROOT where COCO does not lie in data/coco.
+# COCO 2017 at 320x320, expected in data/coco. Set the environment variable COCO_ROOT if it is
+# elsewhere.
 #
-# 320x320 is reconstructed (the paper's supplement, from memory; MobileViT and mmdet use it too). The augmentation
-# is mmdet's for SSDLite; the paper gives none.
+# 320x320 is reconstructed (the paper's supplement, from memory; MobileViT and mmdet use it too).
+# The augmentation is mmdet's for SSDLite; the paper gives none.
 dataset_type = 'CocoDataset'
 data_root = '{{$COCO_ROOT:data/coco}}/'
 input_size = (320, 320)
@@ -29,7 +30,7 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 
-# The paper's batch of 192: 24 on each of 8 GPUs.
+# The paper's batch size of 192: 24 on each of 8 GPUs.
 train_dataloader = dict(
     batch_size=24,
     num_workers=4,

@@ -4,9 +4,11 @@ default_scope = 'mmdet'
 default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP'), visualization=dict(type='DetVisualizationHook'))
 custom_hooks = [
     dict(type='CheckInvalidLossHook', interval=50, priority='VERY_LOW'),
-    # Norms count on each device by itself; average them, so that all devices validate what is then saved.
+    # Each device keeps its own statistics of the norms. Averaging them over devices makes all
+    # devices validate with the statistics that the checkpoint gets.
     dict(type='SyncBuffersHook'),
-    # A run that validates trains on exactly as one that does not.
+    # Validation draws no random numbers from training: a run with validation trains exactly as one
+    # without.
     dict(type='PreserveRandomStateHook'),
 ]
 visualizer = dict(type='DetLocalVisualizer', vis_backends={{_base_.vis_backends}}, name='visualizer')

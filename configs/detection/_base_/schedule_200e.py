@@ -1,6 +1,7 @@
-# From notes on the paper: SGD with momentum 0.9, initial LR 0.05, weight decay 1e-4, batch 192, cosine, linear
-# warm-up from 0.001 over 4,500 iterations. Reconstructed: 200 epochs (the paper's supplement, from memory; MobileViT
-# trains as long), and validation every 5 epochs.
+# From notes on the paper: SGD with momentum 0.9, initial LR 0.05, weight decay 1e-4, batch size
+# 192, cosine schedule, linear warm-up over 4,500 iterations that starts at 0.001 of the LR.
+# Reconstructed: 200 epochs (the paper's supplement, from memory; MobileViT trains as long),
+# validation every 5 epochs.
 max_epochs = 200
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
 val_cfg = dict(type='ValLoop')

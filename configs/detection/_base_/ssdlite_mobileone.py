@@ -1,8 +1,13 @@
-# SSDLite as in mmdet's ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py, with MobileOne in MobileNetV2's place.
+# SSDLite as in mmdet's ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py, with MobileOne instead of
+# MobileNetV2.
 #
-# From the paper (Table 11a): MobileOne + SSDLite. All below is reconstructed, because the paper gives no detail:
-# features at strides 16 and 32, extra levels, anchors, losses and test settings are mmdet's for SSDLite.
-# The leaf configs set arch, weights and the two channel numbers that follow from arch.
+# From the paper (Table 11a): MobileOne + SSDLite. Everything below is reconstructed, because the
+# paper gives no details: features at strides 16 and 32, extra levels, anchors, losses and test
+# settings are mmdet's for SSDLite.
+#
+# The leaf configs set the arch, its channels and its weights, from configs/_base_/mobileone_*.py.
+#   Weights from a local file: --cfg-options model.backbone.init_cfg.checkpoint=PATH
+#   Training from scratch:     --cfg-options model.backbone.init_cfg=None
 custom_imports = dict(imports=['mobileone_mm.tasks.detection'], allow_failed_imports=False)
 norm_cfg = dict(type='BN', eps=0.001, momentum=0.03)
 model = dict(
@@ -54,7 +59,7 @@ model = dict(
         debug=False),
     test_cfg=dict(
         nms_pre=1000,
-        # max_num changes no result, as only max_per_img are kept anyway; it spares time.
+        # max_num saves time and changes no result, because only max_per_img boxes are kept anyway.
         nms=dict(type='nms', iou_threshold=0.45, max_num=200),
         min_bbox_size=0,
         score_thr=0.02,

@@ -1,7 +1,9 @@
-# ImageNet-1k (ILSVRC2012). Set the environment variable IN1K_ROOT where it does not lie in data/imagenet.
+# ImageNet-1k (ILSVRC2012), expected in data/imagenet. Set the environment variable IN1K_ROOT if it
+# is elsewhere.
 #
-# From notes on the paper: batch 256, random-resized crop and horizontal flip, test at 224. The test's resize to 256 before
-# the crop is what others measure MobileOne with.
+# From notes on the paper: batch size 256, random resized crop and horizontal flip, test at 224x224.
+# The paper's resize before the test's crop is not known; 256 is what others use to measure
+# MobileOne.
 dataset_type = 'ImageNet'
 data_root = '{{$IN1K_ROOT:data/imagenet}}/'
 train_pipeline = [
@@ -17,7 +19,7 @@ test_pipeline = [
     dict(type='PackInputs'),
 ]
 
-# The paper's batch of 256: 32 on each of 8 GPUs.
+# The paper's batch size of 256: 32 on each of 8 GPUs.
 train_dataloader = dict(
     batch_size=32,
     num_workers=5,

@@ -1,6 +1,7 @@
-# Progressive learning with AutoAugment, whose strength grows with the size of the pictures: S2 to S4, from notes on the paper.
-# The strengths of 0.3, 0.6 and 1.0 are reconstructed (the paper's supplement, from memory), and so is what a strength
-# scales: see ProgressiveAutoAugment.
+# Progressive learning with AutoAugment, whose strength grows with the image size. From notes on the
+# paper: for S2 to S4.
+# Reconstructed: the strengths of 0.3, 0.6 and 1.0 (the paper's supplement, from memory), and what a
+# strength scales (see ProgressiveAutoAugment).
 _base_ = './progressive.py'
 
 strengths = (0.3, 0.6, 1.0)

@@ -1,9 +1,11 @@
-# From notes on the paper: 300 epochs of SGD with momentum 0.9, batch 256, LR 0.1 with cosine annealing, and weight decay
-# annealed by cosine from 1e-4 to 1e-5. mmpretrain's, as the paper's are not known: five epochs of linear warm-up, no weight
-# decay of norms, and a last LR of 1e-6.
+# From notes on the paper: 300 epochs of SGD with momentum 0.9, batch size 256, LR 0.1 with cosine
+# annealing, and weight decay with cosine annealing from 1e-4 to 1e-5.
+# From mmpretrain, because the paper's values are not known: five epochs of linear warm-up, no
+# weight decay of norms, and a final LR of 1e-6.
 #
-# For a shorter run, write a config that sets the epochs in all their places, as mobileone_s2_shapes.py does: the loop's, the
-# schedulers', and those of SwitchRecipeHook. max_epochs in --cfg-options changes none of them.
+# A shorter run needs a config that sets the number of epochs in three places, as
+# mobileone_s2_shapes.py does: train_cfg, param_scheduler, and SwitchRecipeHook in custom_hooks.
+# `--cfg-options max_epochs=N` changes none of these.
 _base_ = '../../_base_/relaxation.py'
 
 max_epochs = 300

@@ -1,10 +1,11 @@
-# ADE20K (ADEChallengeData2016, 20,210 pictures to train on). Set ADE_ROOT where it does not lie in data/ade.
+# ADE20K (ADEChallengeData2016, 20,210 training images), expected in data/ade. Set the environment
+# variable ADE_ROOT if it is elsewhere.
 #
-# Augmentation and schedule as for VOC: the paper's supplement, from memory, gives one recipe for both. Batch 16 is
-# that of cvnets for ADE20K; the paper's is not known.
+# Augmentation and schedule are those of VOC: the paper's supplement, from memory, gives one recipe
+# for both. The batch size of 16 is that of cvnets for ADE20K; the paper's is not known.
 _base_ = ['./crop512.py', './schedule_50e.py']
 
-dataset_type = 'ADE20KDataset'  # takes label 0 as "ignore" (reduce_zero_label)
+dataset_type = 'ADE20KDataset'  # label 0 is ignored (reduce_zero_label)
 data_root = '{{$ADE_ROOT:data/ade/ADEChallengeData2016}}/'
 train_dataloader = dict(
     batch_size=2,

@@ -1,5 +1,6 @@
-# What the segmentation data sets share. Random resize (short side 256 to 1024), random crop of 512x512 and flip,
-# nothing else: the paper's supplement, from memory, and exactly MobileViT's (cvnets v0.1).
+# Pipelines and dataloader settings of VOC and ADE20K. The augmentation is random resize (short side
+# 256 to 1024), random crop of 512x512 and flip, nothing else: the paper's supplement, from memory,
+# and exactly MobileViT's (cvnets v0.1).
 _base_ = './default_runtime.py'
 
 crop_size = (512, 512)
@@ -11,14 +12,15 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs'),
 ]
-# The truth is loaded after Resize, and keeps its size: predictions are resized to it.
+# Annotations are loaded after Resize, so they keep their size; predictions are resized to it.
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-# mmseg's own: factors of the picture's size, where the plain test resizes the short side to 512.
+# --tta is mmseg's: its factors scale the original image, while the plain test resizes the short
+# side to 512.
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -35,7 +37,7 @@ tta_pipeline = [
 train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
-    drop_last=True,  # a last batch of one picture has no statistics at the image-pooling branch
+    drop_last=True,  # one image alone gives the norm of the image-pooling branch no statistics
     sampler=dict(type='DefaultSampler', shuffle=True))
 val_dataloader = dict(
     batch_size=1,

@@ -1,6 +1,5 @@
-_base_ = './deeplabv3_mobileone.py'
+_base_ = ['./deeplabv3_mobileone.py', '../../_base_/mobileone_s0.py']
 
-checkpoint = 'https://docs-assets.developer.apple.com/ml-research/datasets/mobileone/mobileone_s0_unfused.pth.tar'
 model = dict(
-    backbone=dict(arch='s0', init_cfg=dict(type='Pretrained', checkpoint=checkpoint)),
-    decode_head=dict(in_channels=1024))
+    backbone=dict(arch=_base_.mobileone.arch, init_cfg=_base_.mobileone.init_cfg),
+    decode_head=dict(in_channels=_base_.mobileone.channels[-1]))

@@ -3,13 +3,16 @@ _base_ = '../../_base_/default_runtime.py'
 default_scope = 'mmseg'
 default_hooks = dict(checkpoint=dict(save_best='mIoU'), visualization=dict(type='SegVisualizationHook'))
 custom_hooks = [
-    # The paper's (its supplement, from memory), as in MobileViT, which averages the norms' statistics too.
+    # The paper's EMA (its supplement, from memory). As in MobileViT, it also averages the
+    # statistics of the norms.
     dict(type='EMAHook', momentum=5e-4, update_buffers=True),
-    # Where SyncBN does not do it, average the norms' statistics over devices, so that all validate what is then saved.
+    # Without SyncBN, each device keeps its own statistics of the norms. Averaging them over devices
+    # makes all devices validate with the statistics that the checkpoint gets.
     dict(type='SyncAveragedBuffersHook'),
-    # A run that validates trains on exactly as one that does not.
+    # Validation draws no random numbers from training: a run with validation trains exactly as one
+    # without.
     dict(type='PreserveRandomStateHook'),
 ]
-# Batch norm over all devices where there are several GPUs, plain batch norm on one: nothing to edit.
+# SyncBN on several GPUs, plain batch norm on one device. The config needs no change for either.
 sync_bn = 'torch'
 visualizer = dict(type='SegLocalVisualizer', vis_backends={{_base_.vis_backends}}, name='visualizer')

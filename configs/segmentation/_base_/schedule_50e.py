@@ -1,9 +1,11 @@
-# 50 epochs, AdamW with weight decay 0.01, cosine from 1e-4 to 1e-6 after 500 iterations of warm-up, 10 times that in
-# the head: the paper's supplement, from memory, and but for the first LR also MobileViT's (cvnets v0.1).
+# 50 epochs of AdamW with weight decay 0.01, LR with cosine annealing from 1e-4 to 1e-6 after 500
+# iterations of warm-up, 10 times that LR in the head: the paper's supplement, from memory. Except
+# for the initial LR, MobileViT (cvnets v0.1) uses the same values.
 #
-# That one takes 9e-4, so 9e-3 in the head. 1e-4 is what the supplement is remembered to say, and the safer of the two
-# for pretrained weights at a smaller batch. Warm-up starts at a tenth, as in MobileViT. eta_min is a ratio, so that
-# the head keeps its factor to the end.
+# MobileViT's initial LR is 9e-4 (9e-3 in the head). 1e-4 is what the supplement is remembered to
+# say, and the safer of the two for pretrained weights and a smaller batch size. Warm-up starts at a
+# tenth of the LR, as in MobileViT. eta_min_ratio instead of eta_min keeps the head's factor of 10
+# up to the end.
 max_epochs = 50
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=5)
 val_cfg = dict(type='ValLoop')

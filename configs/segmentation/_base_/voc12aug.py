@@ -1,8 +1,10 @@
-# VOC 2012 with SBD's masks (10,582 pictures to train on). Set VOC_ROOT where VOC2012 does not lie in data/VOCdevkit.
+# VOC 2012 with the masks of SBD (10,582 training images), expected in data/VOCdevkit/VOC2012. Set
+# the environment variable VOC_ROOT if it is elsewhere.
 #
-# MobileViT (and, from memory, the paper) trains jointly on COCO's pictures mapped to VOC's classes, which is not built
-# here; to come nearer to the paper's numbers, write those masks and append a data set to the list below. Batch 32 is
-# ours: MobileViT's 128 would leave 4,100 iterations in 50 epochs of VOC alone.
+# MobileViT (and, from memory, the paper) trains jointly on COCO images with their classes mapped to
+# VOC's. That is not implemented here; to come closer to the paper's numbers, create such masks and
+# append a dataset to the list below. The batch size of 32 is our choice: with MobileViT's 128, 50
+# epochs of VOC alone would be only 4,100 iterations.
 _base_ = ['./crop512.py', './schedule_50e.py']
 
 dataset_type = 'PascalVOCDataset'

@@ -1,0 +1,6 @@
+_base_ = './mobileone_weights.py'
+
+mobileone = dict(
+    arch='s2',
+    channels=(96, 256, 640, 2048),  # of stage1 to stage4, at strides 4, 8, 16 and 32
+    init_cfg=dict(checkpoint=_base_.mobileone.init_cfg.checkpoint.format('s2')))

@@ -1,0 +1,5 @@
+_base_ = ['./deeplabv3_mobileone.py', '../../_base_/mobileone_s4_nose.py']
+
+model = dict(
+    backbone=dict(arch=_base_.mobileone.arch, init_cfg=_base_.mobileone.init_cfg),
+    decode_head=dict(in_channels=_base_.mobileone.channels[-1]))
