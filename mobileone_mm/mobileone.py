@@ -20,6 +20,9 @@ from .reparameterize import reparameterize_model
 from .utils.checks import check_int
 from .utils.errors import ArgumentError, CheckpointError
 
+_PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}  # keys of init_cfg, as in mmengine
+_OURS = {'drop_se', 'expand', 'trust'}
+
 
 @MODELS.register_module()
 class MobileOne(KeepsAllKernels, BaseModule):
@@ -130,7 +133,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         if isinstance(x, Proxy):
             return self._forward(x)
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f'MobileOne takes (N, {self.in_channels}, H, W), got {tuple(x.shape)}.')
+            raise ArgumentError(f'MobileOne takes (N, {self.in_channels}, H, W), got {tuple(x.shape)}.')
         gains = self._gains_by_channels_last(x)
         fused = self.verify_kernels()
         with nullcontext() if fused is None else fused.verified():
@@ -206,10 +209,22 @@ class MobileOne(KeepsAllKernels, BaseModule):
 
 
 def _check_init_cfg(init_cfg: dict | list | None) -> None:
-    """Refuse what mmengine's own initialization, which a list of several goes through, would stumble over late."""
-    if isinstance(init_cfg, list) and len(init_cfg) > 1:
-        for entry in init_cfg:
-            own = {'expand', 'drop_se', 'trust'} & set(entry)
-            if entry.get('type') == 'Pretrained' and own:
-                raise ArgumentError(f"init_cfg of type 'Pretrained' with {', '.join(sorted(own))} stands alone, got it in a "
-                                    'list with others. Leave those out: the checkpoint sets all weights.')
+    """Refuse at once what the loading of pretrained weights would stumble over late."""
+    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    for entry in entries:
+        if not isinstance(entry, dict) or entry.get('type') != 'Pretrained':
+            continue
+        if unknown := sorted(entry.keys() - _PRETRAINED - _OURS):
+            raise ArgumentError(f"init_cfg of type 'Pretrained' takes {', '.join(sorted(_PRETRAINED | _OURS))}; got "
+                                f'{", ".join(unknown)}.')
+        if not isinstance(entry.get('checkpoint'), str):
+            raise ArgumentError("init_cfg of type 'Pretrained' needs checkpoint, a path or an URL; got "
+                                f'{entry.get("checkpoint")!r}.')
+        prefix = entry.get('prefix')
+        if prefix is not None and (not isinstance(prefix, str) or not prefix.strip('.')):
+            raise ArgumentError("prefix of init_cfg is what stands before the backbone's keys, such as 'backbone.'; got "
+                                f'{prefix!r}. Leave it out for weights of the backbone alone.')
+        # mmengine's own initialization, through which a list of several goes, does not know ours.
+        if len(entries) > 1 and (ours := sorted(entry.keys() & _OURS)):
+            raise ArgumentError(f"init_cfg of type 'Pretrained' with {', '.join(ours)} stands alone, got it in a list with "
+                                'others. Leave those out: the checkpoint sets all weights.')

@@ -1,21 +1,16 @@
 """From fused kernels back to branches that can be trained on."""
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..reparameterize import train_form_blocks
-from ..utils.errors import CheckpointError
+from ..utils.errors import ArgumentError, CheckpointError
 from .fit import check_fit
 from .layouts import is_fused, translate_state_dict
 
-if TYPE_CHECKING:
-    from ..mobileone import MobileOne
-
 
 @torch.no_grad()
-def expand_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict[str, Tensor]:
+def expand_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Turn fused weights into weights of the train form with the same output in ``eval()``.
 
     The fused kernel W, b of a block goes into its first conv branch, whose norm gets mean 0, variance 1, weight
@@ -28,14 +23,14 @@ def expand_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict
 
     Args:
         state_dict: Fused weights of any known layout; a classifier is left out.
-        model: Backbone in the train form, with affine norms; it is not changed.
+        model: ``MobileOne`` in the train form, with affine norms; it is not changed.
 
     Raises:
         CheckpointError: These are no fused weights, or they do not fit the arch of ``model``.
-        ValueError: ``model`` is in the deploy form, or its norms have no weight and bias.
+        ArgumentError: ``model`` is in the deploy form, or its norms have no weight and bias.
     """
     if model.deploy:
-        raise ValueError('Got a model in the deploy form, which loads fused weights as they are. Leave expand out.')
+        raise ArgumentError('Got a model in the deploy form, which loads fused weights as they are. Leave expand out.')
     fused, _ = translate_state_dict(state_dict)
     if not is_fused(fused):
         raise CheckpointError('Got weights of the train form, which have all branches. Leave expand=True out.')
@@ -46,7 +41,7 @@ def expand_state_dict(state_dict: dict[str, Tensor], model: 'MobileOne') -> dict
             if not isinstance(norm, _BatchNorm):
                 continue
             if not norm.affine:
-                raise ValueError(f'Expanding needs norms with weight and bias, got {norm}. Leave affine=False out.')
+                raise ArgumentError(f'Expanding needs norms with weight and bias, got {norm}. Leave affine=False out.')
             for parameter, value in (('weight', 0), ('bias', 0), ('running_mean', 0), ('running_var', 1)):
                 expanded[f'{norm_name}.{parameter}'].fill_(value)
             expanded[f'{norm_name}.num_batches_tracked'].zero_()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..block import MobileOneBlock
 from ..reparameterize import train_form_blocks
+from ..utils.errors import ArgumentError
 
 
 @torch.no_grad()
@@ -27,7 +28,7 @@ def calibrate_norms(model: nn.Module, batches: Iterable, forward: Callable | Non
         ``model``.
 
     Raises:
-        ValueError: There is no batch, or a norm has no weight and bias.
+        ArgumentError: There is no batch, or a norm has no weight and bias.
     """
     blocks = [block for _, block in train_form_blocks(model)]
     sums = {norm: [0., 0., 0.] for block in blocks for norm in block.norms()}
@@ -60,9 +61,9 @@ def calibrate_norms(model: nn.Module, batches: Iterable, forward: Callable | Non
             module.training = mode
     for norm, (count, total, squares) in sums.items():
         if not isinstance(total, Tensor):
-            raise ValueError('Calibration needs at least one batch that reaches all blocks, got none.')
+            raise ArgumentError('Calibration needs at least one batch that reaches all blocks, got none.')
         if not norm.affine:
-            raise ValueError(f'Calibration needs norms with weight and bias, got {norm}.')
+            raise ArgumentError(f'Calibration needs norms with weight and bias, got {norm}.')
         count = torch.tensor(count, dtype=total.dtype, device=total.device)
         for tensor in (count, total, squares):
             all_reduce(tensor)

@@ -18,6 +18,7 @@ from ..checkpoint.fit import check_finite
 from ..checkpoint.layouts import get_state_dict, without_module
 from ..mobileone import MobileOne
 from ..reparameterize import train_form_blocks
+from ..utils.checks import check_int
 from ..utils.errors import DataError
 from .calibrate import calibrate_norms
 from .fit import check_keys, fit_model
@@ -136,9 +137,7 @@ class CalibrateNormsHook(Hook):
     """
 
     def __init__(self, num_batches: int = 16):
-        if num_batches < 1:
-            raise ValueError(f'num_batches must be at least 1, got {num_batches}.')
-        self.num_batches = num_batches
+        self.num_batches = check_int('num_batches', num_batches, 1)
 
     def before_train(self, runner) -> None:
         """Calibrate every MobileOne in the model."""

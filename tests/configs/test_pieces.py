@@ -2,11 +2,11 @@
 import re
 
 import pytest
-from conftest import ROOT
 from mmengine.config import Config
 
 from mobileone_mm.arch import ARCHS, stage_widths
 from mobileone_mm.datasets.shapes import CLASSES, PALETTE
+from tests.support.paths import ROOT
 
 CONFIGS = ROOT / 'configs'
 LEAVES = sorted(CONFIGS.glob('[!_]*/*.py'))
