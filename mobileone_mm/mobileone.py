@@ -96,7 +96,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         self.in_channels = check_int('in_channels', in_channels, 1)
         self.norm_eval = norm_eval
         self.norm_cfg = norm_cfg
-        _check_init_cfg(init_cfg)
+        _check_init_cfg(init_cfg, norm_cfg)
 
         common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, with_cp=with_cp, fast_train=fast_train, deploy=deploy)
         for name, block in block_table(spec, in_channels, self.strides, self.dilations, contract_dilation):
@@ -144,11 +144,13 @@ class MobileOne(KeepsAllKernels, BaseModule):
     def _gains_by_channels_last(self, x: Tensor) -> bool:
         """Whether a plain input is worth converting: one convolution a block, on a CPU, takes about half to all of the time.
 
-        Not where gradients may be wanted, nor in a graph, whose runtime chooses its own layout.
+        Not where gradients may be wanted, nor in a graph, whose runtime chooses its own layout; nor in ``torch.vmap``, which
+        knows no other layout, and has no public way to ask for it.
         """
         return x.device.type == 'cpu' and x.dtype == torch.float32 and x.is_contiguous() and not self.training \
             and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled() \
-            and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+            and not torch.compiler.is_compiling() and not torch.jit.is_tracing() \
+            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
         stages = []
@@ -208,11 +210,15 @@ class MobileOne(KeepsAllKernels, BaseModule):
         reparameterize_model(self, inplace=True)
 
 
-def _check_init_cfg(init_cfg: dict | list | None) -> None:
-    """Refuse at once what the loading of pretrained weights would stumble over late."""
+def _check_init_cfg(init_cfg: dict | list | None, norm_cfg: dict) -> None:
+    """Refuse at once what the initialization would stumble over late."""
     entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get('type') != 'Pretrained':
+        kind = entry.get('type') if isinstance(entry, dict) else None
+        if kind == 'NearIdentity' and not norm_cfg.get('affine', True):
+            raise ArgumentError("init_cfg of type 'NearIdentity' sets the weight of norms, and those of this norm_cfg have "
+                                f'none: {norm_cfg}. Leave affine=False out, or NearIdentity.')
+        if kind != 'Pretrained':
             continue
         if unknown := sorted(entry.keys() - _PRETRAINED - _OURS):
             raise ArgumentError(f"init_cfg of type 'Pretrained' takes {', '.join(sorted(_PRETRAINED | _OURS))}; got "

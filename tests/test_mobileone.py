@@ -4,9 +4,11 @@ import sys
 
 import pytest
 import torch
+from mmengine.model import initialize
 from mmengine.registry import MODELS, init_default_scope
 
 from mobileone_mm import ARCHS, MobileOne, MobileOneBlock, reparameterize_model
+from mobileone_mm.utils.errors import ArgumentError
 from tests.support.archs import PARAMETERS
 from tests.support.reference import randomize, reference_maps
 from tests.support.runs import python
@@ -78,12 +80,33 @@ ERRORS = [
     (dict(norm_cfg=dict(type='GN'), deploy=True), 'cannot fold the norm'),
     (dict(in_channels=0), 'in_channels must be an int of at least 1, got 0'),
     (dict(arch=ARCHS['s0'] | dict(num_blocks=(1., 1, 1, 1))), 'must be an int of at least 1, got 1.0'),
+    (dict(arch=ARCHS['s0'] | dict(num_blocks=(True, 1, 1, 1))), 'must be an int of at least 1, got True'),
+    (dict(arch=ARCHS['s0'] | dict(width_multipliers=(0.01, 1, 1, 1))), 'leave at least one channel of .* got'),
+    (dict(arch=ARCHS['s0'] | dict(width_multipliers=(True, 1, 1, 1))), 'must be positive numbers'),
+    (dict(frozen_stages=True), 'frozen_stages .* must be an int in -1..4, got True'),
+    (dict(in_channels=3.), 'in_channels must be an int of at least 1, got 3.0'),
+    (dict(out_indices=(True, )), 'out_indices .* must be an int in -4..3, got True'),
+    (dict(out_indices='3'), "out_indices must be a sequence of ints .* got '3'"),
+    (dict(strides=(2, 2, 2, True)), 'strides must be 4 values.* each 1 or 2'),
+    (dict(strides=(2, 2, 2, 1.)), 'strides must be 4 values.* each 1 or 2'),
+    (dict(dilations=(1, 1, 1, 2.)), 'dilations must be an int of at least 1, got 2.0'),
+    (dict(act_cfg=dict(inplace=True)), 'act_cfg must be None or a dict with a type'),
+    (dict(act_cfg='ReLU'), "act_cfg must be None or a dict with a type, .* got 'ReLU'"),
+    (dict(init_cfg=dict(type='Pretrained')), 'needs checkpoint, a path or an URL; got None'),
+    (dict(init_cfg=dict(type='Pretrained', checkpoint='a.pth', prefix='')), "prefix of init_cfg is .* got ''"),
+    (dict(init_cfg=dict(type='Pretrained', checkpoint='a.pth', prefix='.')), r"prefix of init_cfg is .* got '\.'"),
+    (dict(init_cfg=[dict(type='Pretrained', checkpoint='a.pth', prefix='')]), 'prefix of init_cfg is'),
+    (dict(init_cfg=dict(type='Pretrained', checkpoint='a.pth', expnad=True)), 'takes .*expand.*; got expnad'),
+    (dict(init_cfg=[dict(type='NearIdentity'), dict(type='Pretrained', checkpoint='a.pth', expand=True)]),
+     'with expand stands alone, got it in a list'),
+    (dict(init_cfg=[dict(type='Pretrained', checkpoint='a.pth', drop_se=True), dict(type='NearIdentity')]),
+     'with drop_se stands alone, got it in a list'),
 ]
 
 
 @pytest.mark.parametrize('kwargs, message', ERRORS, ids=lambda v: v[:40] if isinstance(v, str) else None)
 def test_errors(kwargs, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         MobileOne(**kwargs)
 
 
@@ -93,11 +116,27 @@ def test_wrong_input(shape):
         MobileOne('s0')(torch.randn(shape))
 
 
-def test_block_errors():
-    with pytest.raises(ValueError, match='kernel_size must be odd, got 2'):
-        MobileOneBlock(8, 8, 2)
-    with pytest.raises(ValueError, match=r'with_skip=True needs .* stride=2'):
-        MobileOneBlock(8, 8, 3, stride=2, with_skip=True)
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(kernel_size=2), 'kernel_size must be odd, got 2'),
+    (dict(stride=2, with_skip=True), r'with_skip=True needs .* stride=2'),
+    (dict(num_conv_branches=0), 'num_conv_branches must be an int of at least 1, got 0'),
+    (dict(num_conv_branches=True), 'num_conv_branches must be an int of at least 1, got True'),
+    (dict(dilation=0), 'dilation must be an int of at least 1, got 0'),
+    (dict(act_cfg={}), 'act_cfg must be None or a dict with a type'),
+])
+@pytest.mark.parametrize('deploy', [False, True])
+def test_block_errors(kwargs, message, deploy):
+    with pytest.raises(ArgumentError, match=message):
+        MobileOneBlock(8, 8, **dict(kernel_size=3) | kwargs, deploy=deploy)
+
+
+def test_near_identity_needs_norms_with_a_weight():
+    norm_cfg, init_cfg = dict(type='BN', affine=False), dict(type='NearIdentity')
+    with pytest.raises(ArgumentError, match=r'NearIdentity.* those of this norm_cfg have none.* Leave affine=False out'):
+        MobileOne('s0', norm_cfg=norm_cfg, init_cfg=init_cfg)
+    model = MobileOne('s0', norm_cfg=norm_cfg)
+    with pytest.raises(ArgumentError, match=r'NearIdentity .* those of stage1\.1 have none. Leave affine=False out'):
+        initialize(model, init_cfg)  # as a detector's own init_cfg does
 
 
 def test_a_dilated_backbone_has_the_checkpoints_branches():
