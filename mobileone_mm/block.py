@@ -30,8 +30,8 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         deploy form  x ─── reparam_conv ────────────────────────────── SE ─ activation
 
     Train and eval form are one module with one set of parameters and one ``state_dict``. Which of them answers, and where
-    the folded kernel comes from, is decided at each call by :meth:`.kernel_cache.KeepsKernel.current_kernel`; it is never
-    stale. ``switch_to_deploy()`` is one-way.
+    the folded kernel comes from, is decided at each call by :meth:`.kernel_cache.KeepsKernel.current_kernel`, which is
+    never stale. ``switch_to_deploy()`` is one-way.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
 

@@ -1,4 +1,4 @@
-"""Folded kernels that are kept, know whether they still are those of their branches, and where a block gets its own.
+"""Folded kernels that are kept, know whether they still match their branches, and the order in which a block looks for one.
 
 Weights change behind a module's back: ``EMAHook`` swaps and ``MeanTeacherHook`` writes through ``param.data``, which leaves
 no trace, not even in the version counter. So freshness is decided by content: a digest of the tensors that were folded,
@@ -145,7 +145,7 @@ class KeepsKernel(HoldsFusedKernels):
                                                         that no forward has seen, folded in the graph
         in ``torch.jit.trace``                          the kept kernel, a constant
         a gradient may have to reach a branch           folded now, differentiably
-        else                                            the kept kernel, folded anew if a branch has changed
+        else                                            the kept kernel, folded again if a branch has changed
         ==============================================  ================================================================
         """
         kernel = (getattr(_thread, 'kernels', None) or {}).get(id(self))
@@ -170,7 +170,7 @@ class KeepsKernel(HoldsFusedKernels):
         return not any(norm.training for norm in self.norms())
 
     def kept_kernel(self) -> tuple[Tensor, Tensor]:
-        """Kernel and bias without a gradient to the branches, folded anew only if these have changed."""
+        """Kernel and bias without a gradient to the branches, folded again only if these have changed."""
         fused = self._fused
         if fused is None or not fused.is_fresh():
             # Outside inference mode, so that a later forward with gradients to its input may use the kernel too.

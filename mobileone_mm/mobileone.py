@@ -67,7 +67,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet does.
             Where a stride of 2 was turned into dilation 2, pretrained weights then see the very grid that they
             were trained on.
-        fast_train: With ``norm_eval``, train by one folded convolution a block, with exact gradients for all branches
+        fast_train: With ``norm_eval``, train by one folded convolution per block, with exact gradients for all branches
             (``benchmarks/train_step.py`` measures what that saves). False: always by the sum of the branches.
 
     Raises:
@@ -96,7 +96,6 @@ class MobileOne(KeepsAllKernels, BaseModule):
         self.in_channels = check_int('in_channels', in_channels, 1)
         self.norm_eval = norm_eval
         self.norm_cfg = norm_cfg
-        _check_init_cfg(init_cfg, norm_cfg)
 
         common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, with_cp=with_cp, fast_train=fast_train, deploy=deploy)
         for name, block in block_table(spec, in_channels, self.strides, self.dilations, contract_dilation):
@@ -107,6 +106,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
                 getattr(self, stage).append(MobileOneBlock(**block, **common))
             else:
                 self.add_module(stage, MobileOneBlock(**block, **common))
+        _check_init_cfg(init_cfg, norm_cfg)
         self._widths = stage_widths(spec)
         self._freeze_stages()
 
@@ -142,7 +142,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         return tuple(map(Tensor.contiguous, maps)) if gains else maps
 
     def _gains_by_channels_last(self, x: Tensor) -> bool:
-        """Whether a plain input is worth converting: one convolution a block, on a CPU, takes about half to all of the time.
+        """Whether a plain input is worth converting: on a CPU, a folded network then takes about half to all of the time.
 
         Not where gradients may be wanted, nor in a graph, whose runtime chooses its own layout; nor in ``torch.vmap``, which
         knows no other layout, and has no public way to ask for it.

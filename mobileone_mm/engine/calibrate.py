@@ -20,7 +20,7 @@ def calibrate_norms(model: nn.Module, batches: Iterable, forward: Callable | Non
 
     Args:
         model: Any model with MobileOne blocks in the train form; changed in place. Its mode is kept.
-        batches: What ``forward`` takes, e.g. normalized pictures (N, 3, H, W) for a backbone. A few hundred pictures
+        batches: What ``forward`` takes, e.g. normalized images (N, 3, H, W) for a backbone. A few hundred images
             are enough. On several devices, each gives its own, and the statistics are those of all.
         forward: How to run the model on a batch; default: ``model(batch)``.
 

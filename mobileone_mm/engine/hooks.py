@@ -88,10 +88,10 @@ class CheckpointFitHook(Hook):
 
 @HOOKS.register_module()
 class NumClassesFitHook(Hook):
-    """Refuses heads whose number of classes is not the data set's, which end in a wrong index or in wrong metrics.
+    """Refuses heads whose number of classes differs from the dataset's, which end in a wrong index or in wrong metrics.
 
-    Models without a :class:`MobileOne`, data sets that do not say their classes, and panoptic ones, are let be, and so are
-    auxiliary heads. To do without: ``default_hooks.num_classes_fit=None`` under our own tools.
+    Not checked are models without a :class:`MobileOne`, auxiliary heads, and datasets that do not tell their classes or are
+    panoptic. To switch it off under our own tools: ``default_hooks.num_classes_fit=None``.
 
     Raises:
         DataError: Naming the head, both numbers and the classes.
@@ -122,7 +122,7 @@ class NumClassesFitHook(Hook):
                 raise DataError(
                     f'model.{name}.num_classes is {got}, but the {split} data has {len(classes)} classes: '
                     f'{", ".join(map(str, classes[:6]))}{", ..." if len(classes) > 6 else ""}. Set the one to the other: '
-                    'num_classes of all heads, or metainfo=dict(classes=(...)) of all data sets.')
+                    'num_classes of all heads, or metainfo=dict(classes=(...)) of all datasets.')
 
 
 @HOOKS.register_module()
