@@ -12,6 +12,18 @@ class MobileOneError(Exception):
     """Base class of all errors whose message says what was got, what is allowed, and what to do."""
 
 
+class ArgumentError(MobileOneError, ValueError):
+    """An argument or option that is not allowed, or not together with the others."""
+
+
+class ConfigError(MobileOneError, ValueError):
+    """A config that cannot be read, or that does not allow what was asked for."""
+
+
+class MissingFileError(MobileOneError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+
 class CheckpointError(MobileOneError, ValueError):
     """A checkpoint cannot be had, cannot be read safely, or does not fit the model."""
 
@@ -20,12 +32,12 @@ class DataError(MobileOneError, ValueError):
     """A dataset that a config cannot be trained or tested on."""
 
 
-class MissingDataError(MobileOneError, FileNotFoundError):
+class MissingDataError(MissingFileError):
     """A dataset of a config is not where the config says."""
 
 
 class DiskError(MobileOneError, OSError):
-    """A file or folder cannot be written."""
+    """A file or folder cannot be written, or would be overwritten."""
 
 
 class ExportedFileError(MobileOneError, ValueError):
