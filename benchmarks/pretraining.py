@@ -98,7 +98,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out_dir.exists() and any(args.out_dir.iterdir()):
         sys.exit(f'Error: {str(args.out_dir)!r} is not empty. Remove it, or name another with --out-dir.')
-    with errors_in_one_line(MissingPackageError, MissingDataError):
+    with errors_in_one_line():
         for config in (CLASSIFIER, DETECTOR):
             check_data(config_from_file(config), ('train', 'val'))
     rows = []

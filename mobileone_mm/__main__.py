@@ -36,7 +36,7 @@ def main() -> None:
     if sys.argv[1] in ('-h', '--help'):
         print(__doc__)
         return
-    with errors_in_one_line(FileNotFoundError):
+    with errors_in_one_line():
         script = find_script(sys.argv[1])
     sys.argv[:2] = [script]
     sys.path[0] = osp.dirname(osp.abspath(script))  # as Python does for a script

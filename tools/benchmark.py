@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument('--out-dir', default='work_dirs/benchmark', help='folder for the results (default: %(default)s)')
     args = parser.parse_args()
     measuring = {key: getattr(args, key) for key in ('batch', 'threads', 'rounds', 'warmup', 'device', 'baseline')}
-    with errors_in_one_line(OSError, ValueError, MissingPackageError):
+    with errors_in_one_line():
         if args.bottlenecks:
             if args.configs or args.arch or args.peers:
                 raise ValueError('--bottlenecks measures plain CNNs. Leave CONFIG, --arch and --peers out.')

@@ -24,7 +24,7 @@ def main() -> None:
                         help='override settings of the config')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, ImportError):
+    with errors_in_one_line():
         result = export(args.config, args.checkpoint, args.out, args.format, shape=args.shape, batch=args.batch,
                         dynamic=args.dynamic, half=args.fp16, nms=args.nms, argmax=args.argmax, calibration=args.int8,
                         cfg_options=args.cfg_options, trust=args.trust)

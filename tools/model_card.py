@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument('--check', action='store_true', help='write and measure nothing; fail if a file would change')
     args = parser.parse_args()
     rounds = None if args.no_latency or args.check else args.rounds
-    with errors_in_one_line(OSError, ValueError, MissingPackageError):
+    with errors_in_one_line():
         texts = make_card(ROOT, args.configs, dict(args.checkpoint), dict(args.log), rounds)
         if not args.check:
             print('Wrote', *write_card(texts) or ['nothing: all is as it was'])

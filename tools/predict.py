@@ -20,7 +20,7 @@ def main() -> None:
                         help='override settings of the config')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, ImportError):
+    with errors_in_one_line():
         result = predict(args.inputs, args.config, args.checkpoint, args.out_dir, args.score_thr, args.device,
                          args.cfg_options, args.trust)
     print(f'{result["files"]} pictures: drawn in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')

@@ -17,9 +17,9 @@ def main() -> None:
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, MissingPackageError):
+    with errors_in_one_line():
         cfg = prepare_test(args)
-    with errors_in_one_line(CheckpointError, DataError):
+    with errors_in_one_line():
         test(cfg)
 
 

@@ -15,9 +15,9 @@ def main() -> None:
                         help='go on from this checkpoint, or without one from the latest in the work dir')
     add_common_arguments(parser)
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, MissingPackageError):
+    with errors_in_one_line():
         cfg = prepare_train(args)
-    with errors_in_one_line(CheckpointError, DataError, DiskError):
+    with errors_in_one_line():
         train(cfg)
 
 

@@ -76,7 +76,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         return
     lines = [f'The data of {osp.basename(cfg.filename or "this config")} is not there. Looked for']
     lines += [f'  {problem}' for problem in dict.fromkeys(missing)]
-    roots = [name for name in _HOW_TO if f'${name}:' in _config_sources(cfg.filename)]
+    roots = _roots(cfg, missing)
     for name in roots:
         value = os.environ.get(name)
         lines.append(f'{name} is {value!r}.' if value else f'{name} is not set, so its default was used.')
@@ -86,6 +86,14 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         lines.append(f'Or try the embedded default, which needs no download: python tools/make_shapes.py data/shapes '
                      f'&& python tools/train.py {embedded}')
     raise MissingDataError('\n'.join(lines))
+
+
+def _roots(cfg: Config, missing: list[str]) -> list[str]:
+    """Environment variables of a config, and of its bases, below whose folders something is missing."""
+    folders = {}
+    for name, default in re.findall(r'\{\{\$(\w+):([^}]*)\}\}', cfg.text):
+        folders[name] = osp.join(osp.abspath(os.environ.get(name) or default), '')
+    return [name for name in _HOW_TO if name in folders and any(folders[name] in problem for problem in missing)]
 
 
 def _imagenet_problems(dataset: dict) -> Iterator[str]:
@@ -112,15 +120,3 @@ def _is_empty(path: str) -> bool:
         return osp.getsize(path) == 0
     with os.scandir(path) as entries:
         return next(entries, None) is None
-
-
-def _config_sources(filename: str | None) -> str:
-    """The text of the config in which the root's environment variable stands: the leaf, or else its bases."""
-    if not filename or not osp.isfile(filename):
-        return ''
-    with open(filename) as file:
-        text = file.read()
-    if '{{$' in text:
-        return text
-    bases = Config._get_base_files(filename)
-    return text + ''.join(_config_sources(osp.join(osp.dirname(filename), base)) for base in bases)

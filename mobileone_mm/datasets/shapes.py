@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ..utils.errors import ArgumentError, DiskError
+from ..utils.files import disk_errors
+
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
 PALETTE = ((220, 60, 60), (60, 160, 60), (70, 90, 220), (230, 190, 40), (170, 70, 190))
 _MAX_OVERLAP = 0.35  # of a shape's own area that later shapes may cover
@@ -137,27 +140,28 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
         seed: Seed of all pictures.
 
     Raises:
-        FileExistsError: ``out`` holds something already.
-        ValueError: A count or the size is too small.
+        ArgumentError: A count or the size is too small.
+        DiskError: ``out`` holds something already, or cannot be written.
     """
     out = Path(out)
     if min(num_train, num_val) < 1 or size < 32:
-        raise ValueError(f'Need at least one picture a split and a size of 32, got num_train={num_train}, '
-                         f'num_val={num_val}, size={size}.')
+        raise ArgumentError(f'Need at least one picture a split and a size of 32, got num_train={num_train}, '
+                            f'num_val={num_val}, size={size}.')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
-    work = out.with_name(f'.{out.name}.part')
-    shutil.rmtree(work, ignore_errors=True)
-    for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation', 'single/train', 'single/val',
-                   'single/meta'):
-        (work / folder).mkdir(parents=True)
-    _draw_split(work, 'train', num_train, size, (seed, 0))
-    _draw_split(work, 'val', num_val, size, (seed, 1))
-    _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
-    _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
-    if out.exists():
-        out.rmdir()
-    work.rename(out)
+        raise DiskError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
+    with disk_errors(out):
+        work = out.with_name(f'.{out.name}.part')
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation', 'single/train',
+                       'single/val', 'single/meta'):
+            (work / folder).mkdir(parents=True)
+        _draw_split(work, 'train', num_train, size, (seed, 0))
+        _draw_split(work, 'val', num_val, size, (seed, 1))
+        _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
+        _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
 
 
 def _draw_split(out: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
