@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT, cfg_options, logged, python, real_data, run, run_distributed, scalars
 from mmengine.config import Config
 
-from mobileone_mm.apis.launch import latest_checkpoint
+from mobileone_mm.apis.train_options import latest_checkpoint
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 

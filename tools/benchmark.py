@@ -4,14 +4,14 @@ Writes benchmark.csv, benchmark.json and benchmark.png into --out-dir; with --bo
 skip connections and Squeeze-and-Excitation cost in a plain 30-layer CNN, bottlenecks.csv, .json and .png.
 """
 import argparse
-from pathlib import Path
 
 from mobileone_mm import ARCHS
 from mobileone_mm.benchmark import bottlenecks, contenders
 from mobileone_mm.benchmark.measure import benchmark, correlate
 from mobileone_mm.benchmark.report import print_report, write_report
 from mobileone_mm.deploy.runtimes import RUNTIMES
-from mobileone_mm.utils.errors import MissingPackageError, errors_in_one_line
+from mobileone_mm.utils.errors import ArgumentError, errors_in_one_line
+from mobileone_mm.utils.files import make_folder
 
 
 def main() -> None:
@@ -40,12 +40,12 @@ def main() -> None:
     with errors_in_one_line():
         if args.bottlenecks:
             if args.configs or args.arch or args.peers:
-                raise ValueError('--bottlenecks measures plain CNNs. Leave CONFIG, --arch and --peers out.')
+                raise ArgumentError('--bottlenecks measures plain CNNs. Leave CONFIG, --arch and --peers out.')
             builders = bottlenecks.plan(args.width, tuple(args.shape or (56, 56)))
         else:
             archs = args.arch or ([] if args.configs else ['s0', 's1', 's2', 's3', 's4'])
             builders = contenders.plan(args.configs, archs, args.peers, args.shape)
-        Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+        make_folder(args.out_dir)  # before the minutes, not after them
         report = benchmark(builders, args.runtime, **measuring)
         if not args.bottlenecks:
             report['correlations'] = correlate(report['rows'])

@@ -1,8 +1,8 @@
 """Draw the embedded data set of coloured shapes, for detection (COCO), segmentation (VOC) and classification (ImageNet)."""
 import argparse
-import sys
 
 from mobileone_mm.datasets.shapes import make_shapes
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:
@@ -13,10 +13,8 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=160, help='height and width in pixels (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of all pictures (default: %(default)s)')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         make_shapes(args.out, args.num_train, args.num_val, args.size, args.seed)
-    except (FileExistsError, ValueError) as error:
-        sys.exit(f'Error: {error}')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from mobileone_mm.benchmark.model_card import first_differences, make_card, write_card
-from mobileone_mm.utils.errors import MissingPackageError, errors_in_one_line
+from mobileone_mm.utils.errors import ModelCardError, errors_in_one_line
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +37,7 @@ def main() -> None:
         if not args.check:
             print('Wrote', *write_card(texts) or ['nothing: all is as it was'])
         elif differences := first_differences(texts):
-            raise ValueError(f'{"; ".join(differences)}. Run tools/model_card.py.')
+            raise ModelCardError(f'{"; ".join(differences)}. Run tools/model_card.py.')
 
 
 if __name__ == '__main__':

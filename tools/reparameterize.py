@@ -2,7 +2,7 @@
 import argparse
 
 from mobileone_mm.apis.convert import deploy_checkpoint
-from mobileone_mm.utils.errors import MissingPackageError, errors_in_one_line
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:

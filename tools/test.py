@@ -1,8 +1,10 @@
 """Test a detector, a segmentor or a classifier: python tools/test.py CONFIG CHECKPOINT, or a file of tools/export.py."""
 import argparse
 
-from mobileone_mm.apis.launch import add_common_arguments, prepare_test, test
-from mobileone_mm.utils.errors import CheckpointError, DataError, MissingPackageError, errors_in_one_line
+from mobileone_mm.apis.arguments import add_common_arguments
+from mobileone_mm.apis.launch import test
+from mobileone_mm.apis.test_options import prepare_test
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:
@@ -18,9 +20,7 @@ def main() -> None:
     add_common_arguments(parser)
     args = parser.parse_args()
     with errors_in_one_line():
-        cfg = prepare_test(args)
-    with errors_in_one_line():
-        test(cfg)
+        test(prepare_test(**vars(args)))
 
 
 if __name__ == '__main__':

@@ -11,7 +11,7 @@ from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
 from ..block import SqueezeExcite
-from ..utils.errors import require
+from ..utils.errors import ArgumentError, require
 from .contenders import Contender
 
 DEPTH = 30
@@ -90,10 +90,10 @@ def plan(width: int, size: tuple[int, int]) -> list[Callable[[], Contender]]:
     """Builders of all variants for :func:`mobileone_mm.benchmark.contenders.build_all`; ``size`` is height and width.
 
     Raises:
-        ValueError: ``width`` or ``size`` is not positive.
+        ArgumentError: ``width`` or ``size`` is not positive.
     """
     if min(width, *size) < 1:
-        raise ValueError(f'--width and --shape are at least 1, got {width} and {tuple(size)}.')
+        raise ArgumentError(f'--width and --shape are at least 1, got {width} and {tuple(size)}.')
     return [partial(_contender, name, build, (width, *size)) for name, build in variants(width).items()]
 
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from ..datasets.images import picture_files, read_picture
 from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
-from ..utils.errors import require
-from ..utils.files import atomic_file
+from ..utils.errors import ArgumentError, require
+from ..utils.files import atomic_file, disk_errors, make_folder
 from .exported_file import META, ExportedFile
 from .graphs import append_nms, trace_onnx, write_onnx
 from .quantize import quantize
@@ -64,9 +64,12 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         single precision on a synthetic picture, for int8 on one of ``calibration``; None where it cannot be run here.
 
     Raises:
-        FileNotFoundError: Config, checkpoint or calibration folder missing.
-        ValueError: An option that the format or the model cannot follow, or a checkpoint that does not fit.
+        MissingFileError: Config, checkpoint or calibration folder missing.
+        ConfigError: The config cannot be read, or its model cannot be exported.
+        CheckpointError: The checkpoint does not fit.
+        ArgumentError: An option that the format or the model does not allow.
         MissingPackageError: The format needs a package that is not installed.
+        DiskError: ``out`` cannot be written.
     """
     out = Path(out)
     _check_options(out, fmt, batch, dynamic, half, nms, calibration)
@@ -75,10 +78,10 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     reference = deployable = make_deployable(model, cfg, nms, argmax)
     height, width = shape or input_shape(cfg)
     if height < 1 or width < 1 or height % deployable.divisor or width % deployable.divisor:
-        raise ValueError(f'The input size is {height}x{width}, but the model takes multiples of {deployable.divisor}.')
+        raise ArgumentError(f'The input size is {height}x{width}, but the model takes multiples of {deployable.divisor}.')
     if dynamic and deployable.divisor > 1:
-        raise ValueError(f'With free sizes a graph cannot pad to multiples of {deployable.divisor}, as data_preprocessor '
-                         'does. Name one size by --shape, or set its pad_size_divisor=1 by --cfg-options.')
+        raise ArgumentError(f'With free sizes a graph cannot pad to multiples of {deployable.divisor}, as data_preprocessor '
+                            'does. Name one size by --shape, or set its pad_size_divisor=1 by --cfg-options.')
     if half and fmt in ('onnx', 'torchscript'):
         deployable = make_deployable(model, cfg, nms, argmax).half_network()
     meta = dict(
@@ -87,7 +90,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
         config=Path(config).name, **deployable.meta)
     example = example_picture((height, width), 2 if dynamic else batch)  # a size of 1 would be taken for fixed
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     if fmt == 'torchscript':
         _write_torchscript(deployable, example, out, meta)
     elif fmt == 'coreml':
@@ -112,16 +115,17 @@ def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, n
                    calibration: str | Path | None) -> None:
     """Refuse early what would fail late."""
     if fmt not in SUFFIXES:
-        raise ValueError(f'Unknown format {fmt!r}. Allowed are {", ".join(SUFFIXES)}.')
+        raise ArgumentError(f'Unknown format {fmt!r}. Allowed are {", ".join(SUFFIXES)}.')
     if out.suffix != SUFFIXES[fmt]:
-        raise ValueError(f'A file of format {fmt} ends in {SUFFIXES[fmt]}, got {str(out)!r}.')
+        raise ArgumentError(f'A file of format {fmt} ends in {SUFFIXES[fmt]}, got {str(out)!r}.')
     if batch < 1 or (batch > 1 and (dynamic or fmt == 'coreml')):
-        raise ValueError(f'The batch is at least 1, and with free sizes or for Core ML it is not to be given; got {batch}.')
+        raise ArgumentError('The batch is at least 1, and with free sizes or for Core ML it is not to be given; got '
+                            f'{batch}.')
     if fmt == 'coreml' and (dynamic or nms):
-        raise ValueError(f'Core ML gets no {"dynamic sizes" if dynamic else "NMS"} here. Leave it out'
-                         f'{"" if dynamic else ", and let the app select boxes"}.')
+        raise ArgumentError(f'Core ML gets no {"dynamic sizes" if dynamic else "NMS"} here. Leave it out'
+                            f'{"" if dynamic else ", and let the app select boxes"}.')
     if calibration is not None and (half or fmt not in ('onnx', 'openvino')):
-        raise ValueError('int8 is for ONNX and OpenVINO, and excludes half precision.')
+        raise ArgumentError('int8 is for ONNX and OpenVINO, and excludes half precision.')
     for name in {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('onnx', 'onnxscript', 'openvino'),
                  'coreml': ('coremltools', ), 'torchscript': ()}[fmt]:
         require(name)
@@ -161,7 +165,7 @@ def _write_openvino(proto, out: Path, meta: dict, half: bool) -> None:
     openvino = require('openvino')
     model = openvino.Core().read_model(proto.SerializeToString())
     model.set_rt_info(json.dumps(meta), META)
-    with TemporaryDirectory(dir=out.parent) as folder:
+    with disk_errors(out), TemporaryDirectory(dir=out.parent) as folder:
         openvino.save_model(model, Path(folder, out.name), compress_to_fp16=half)
         os.replace(Path(folder, out.name).with_suffix('.bin'), out.with_suffix('.bin'))
         os.replace(Path(folder, out.name), out)
@@ -178,7 +182,7 @@ def _write_coreml(model: Deployable, example: Tensor, out: Path, meta: dict, hal
     for name, text in meta['outputs'].items():
         package.output_description[name] = text
     package.user_defined_metadata[META] = json.dumps(meta)
-    with TemporaryDirectory(dir=out.parent) as folder:
+    with disk_errors(out), TemporaryDirectory(dir=out.parent) as folder:
         package.save(str(Path(folder, out.name)))
         if out.exists():
             shutil.rmtree(out)

@@ -25,7 +25,7 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
         The graph in QDQ form.
 
     Raises:
-        FileNotFoundError: No pictures.
+        MissingFileError: No pictures.
     """
     onnx, tools = require('onnx'), require('onnxruntime.quantization', 'onnxruntime')
     files = picture_files(folder)

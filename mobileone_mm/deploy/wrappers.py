@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..block import reparameterize_model
 from ..datasets.check import datasets
+from ..utils.errors import ArgumentError, ConfigError
 
 
 class Deployable(nn.Module):
@@ -71,7 +72,7 @@ class DeployableDetector(Deployable):
         nms: Whether the thresholds, ``nms_pre`` and NMS of its ``test_cfg`` are part of it.
 
     Raises:
-        ValueError: The detector decodes in another way, or has another kind of NMS.
+        ConfigError: The detector decodes in another way, or has another kind of NMS.
     """
 
     def __init__(self, model: nn.Module, nms: bool = False):
@@ -82,8 +83,8 @@ class DeployableDetector(Deployable):
                 or type(head)._predict_by_feat_single is not BaseDenseHead._predict_by_feat_single \
                 or type(head).predict_by_feat is not BaseDenseHead.predict_by_feat \
                 or getattr(head.loss_cls, 'custom_cls_channels', False):
-            raise ValueError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are one-stage '
-                             "detectors whose head decodes as mmdet's BaseDenseHead: SSDLiteHead, RetinaHead, FCOSHead, ...")
+            raise ConfigError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are one-stage '
+                              "detectors whose head decodes as mmdet's BaseDenseHead: SSDLiteHead, RetinaHead, ...")
         super().__init__(model)
         self.head = self.model.bbox_head
         self.nms = nms
@@ -95,8 +96,8 @@ class DeployableDetector(Deployable):
         self.nms_pre = test_cfg.get('nms_pre', -1)
         self.min_bbox_size = test_cfg.get('min_bbox_size', -1)
         if nms and (nms_cfg.get('type') != 'nms' or nms_cfg.get('class_agnostic') or nms_cfg.get('offset')):
-            raise ValueError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", class by class, without offset. '
-                             'Set model.test_cfg.nms, or leave NMS out of the file.')
+            raise ConfigError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", class by class, without offset. '
+                              'Set model.test_cfg.nms, or leave NMS out of the file.')
         self.output_names = ('boxes', 'scores', 'labels') if nms else ('boxes', 'scores')
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -145,7 +146,7 @@ class DeployableSegmentor(Deployable):
         argmax: Whether to give the class of each pixel.
 
     Raises:
-        ValueError: The segmentor predicts in another way than by one pass over the whole picture.
+        ConfigError: The segmentor predicts in another way than by one pass over the whole picture.
     """
 
     def __init__(self, model: nn.Module, argmax: bool = False):
@@ -156,11 +157,11 @@ class DeployableSegmentor(Deployable):
         if type(model) is not EncoderDecoder or not isinstance(head, BaseDecodeHead) \
                 or type(head).predict is not BaseDecodeHead.predict \
                 or type(head).predict_by_feat is not BaseDecodeHead.predict_by_feat:
-            raise ValueError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are EncoderDecoders '
-                             "whose head predicts as mmseg's BaseDecodeHead.")
+            raise ConfigError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are '
+                              "EncoderDecoders whose head predicts as mmseg's BaseDecodeHead.")
         if model.test_cfg.get('mode') != 'whole':
-            raise ValueError(f'Cannot export test_cfg.mode={model.test_cfg.get("mode")!r}: a graph sees the whole picture '
-                             'at once. Set model.test_cfg.mode=whole.')
+            raise ConfigError(f'Cannot export test_cfg.mode={model.test_cfg.get("mode")!r}: a graph sees the whole picture '
+                              'at once. Set model.test_cfg.mode=whole.')
         super().__init__(model)
         self.argmax = argmax
         self.output_names = ('mask', ) if argmax else ('logits', )
@@ -181,28 +182,33 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
     """The deployable form of a config's model.
 
     Raises:
-        ValueError: The model is neither a detector nor a segmentor, cannot be exported, or an option is the other kind's.
+        ConfigError: The model is neither a detector nor a segmentor, or cannot be exported.
+        ArgumentError: An option is for the other kind of model.
     """
     scope = cfg.get('default_scope')
     if scope == 'mmdet':
         if argmax:
-            raise ValueError('argmax is for segmentors, and this is a detector. Leave it out.')
+            raise ArgumentError('argmax is for segmentors, and this is a detector. Leave it out.')
         return DeployableDetector(model, nms)
     if scope == 'mmseg':
         if nms:
-            raise ValueError('NMS is for detectors, and this is a segmentor. Leave it out.')
+            raise ArgumentError('NMS is for detectors, and this is a segmentor. Leave it out.')
         return DeployableSegmentor(model, argmax)
-    raise ValueError(f'Can export detectors (default_scope="mmdet") and segmentors ("mmseg"), got default_scope={scope!r}.')
+    raise ConfigError(f'Can export detectors (default_scope="mmdet") and segmentors ("mmseg"), got default_scope={scope!r}.')
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width that a config tests at: what its test pipeline resizes to, or else its training crop."""
+    """Height and width that a config tests at: what its test pipeline resizes to, or else its training crop.
+
+    Raises:
+        ConfigError: It has neither.
+    """
     for step in next(datasets(cfg.test_dataloader.dataset)).pipeline:
         if step.get('type') == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
             return tuple(reversed(step['scale']))
     if 'crop_size' in cfg:
         return tuple(cfg.crop_size)
-    raise ValueError('The config has no fixed input size. Name it: --shape H W.')
+    raise ConfigError('The config has no fixed input size. Name it: --shape H W.')
 
 
 def _flatten(level: Tensor, channels: int) -> Tensor:

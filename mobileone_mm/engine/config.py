@@ -8,7 +8,6 @@ from mmengine.registry import DATASETS
 from ..datasets.check import ROOT_VARIABLES, datasets
 from ..utils.errors import ConfigError, MissingFileError, MissingPackageError
 
-
 # Modules that configs dumped by earlier runs import, and what they are called now.
 _MOVED = {
     'mobileone_mm.ssd': 'mobileone_mm.tasks.detection',

@@ -49,6 +49,10 @@ class ExportedFileError(MobileOneError, ValueError):
     """A file that is no export of this package, or cannot be read."""
 
 
+class ModelCardError(MobileOneError, ValueError):
+    """A file from which the model card is made, or the card itself, is not what it should be."""
+
+
 class MissingPackageError(MobileOneError, ImportError):
     """What was asked for needs a package that is not installed."""
 

@@ -1,5 +1,6 @@
 """Files that appear complete or not at all, and their checksums."""
 import hashlib
+import importlib.util
 import io
 import os
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.utils import get_installed_path
 
 from .errors import DiskError
 
@@ -86,6 +88,19 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         raise _not_written(path, raw.failure) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def installed_file(package: str, path: str) -> str | None:
+    """A file that an mm package installs below its folder ``.mim``, or None if there is no such package or file.
+
+    Args:
+        package: Name for import, such as ``mmdet``.
+        path: Below that folder, such as ``tools/test.py``.
+    """
+    if importlib.util.find_spec(package) is None:
+        return None
+    file = os.path.join(get_installed_path(package), '.mim', path)
+    return file if os.path.isfile(file) else None
 
 
 def sha256(path: str | Path) -> str:
