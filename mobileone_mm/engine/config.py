@@ -1,5 +1,6 @@
 """Config files, and what they say of their data."""
 import os
+import traceback
 from pathlib import Path
 
 from mmengine.config import Config
@@ -35,9 +36,10 @@ def config_from_file(path: str | Path) -> Config:
     try:
         return Config.fromfile(path)
     except FileNotFoundError as error:
-        if not str(error).startswith('file "'):  # mmengine's words for a missing base; others are of the config's own code
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals.get('__name__', '').startswith('mmengine.'):  # the config's own code
             raise
-        raise MissingFileError(f'Config {str(path)!r} has a _base_ that is missing: {error}.') from error
+        raise MissingFileError(f'Config {str(path)!r} has a _base_ that is missing: {error.filename or error}.') from error
     except ImportError as error:
         _explain_import(path, error)
         raise
