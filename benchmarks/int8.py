@@ -14,7 +14,7 @@ from rich.table import Table
 
 from mobileone_mm.apis.launch import build_runner
 from mobileone_mm.apis.test_options import prepare_test
-from mobileone_mm.deploy.export import example_picture, export
+from mobileone_mm.deploy.export import example_image, export
 from mobileone_mm.deploy.exported_file import ExportedFile
 
 
@@ -41,7 +41,7 @@ def main() -> None:
             sizes[name] = export(args.config, args.checkpoint, out, 'onnx', **options)['bytes']
             results[name] = metrics(args.config, out)
             files[name] = ExportedFile(out, args.threads)
-        image = example_picture(tuple(files['float32'].meta['shape'][2:])).numpy()
+        image = example_image(tuple(files['float32'].meta['shape'][2:])).numpy()
         seconds = median_seconds({name: partial(file, image) for name, file in files.items()}, args.runs, 'Measuring', 3)
     names = [name for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'mIoU', 'mAcc') if name in results['float32']]
     table = Table('file', *names, 'latency over float32', 'ms', 'MiB')

@@ -1,7 +1,8 @@
 """``python -m mobileone_mm SCRIPT [ARGUMENT ...]``: run one of mm's own scripts with this package imported first.
 
 mmdet's and mmseg's tools import their library before they read a config. With this package imported before that, they
-find the stand-in for mmcv's compiled operators, load checkpoints safely, and know MobileOne whatever the config imports.
+find the stand-in for mmcv's compiled operators, load checkpoints safely, and know MobileOne whatever the config
+imports.
 """
 import os.path as osp
 import runpy
@@ -12,7 +13,7 @@ from .utils.files import installed_file
 
 
 def find_script(name: str) -> str:
-    """The path of a script: ``name`` itself, or a tool of an installed mm package, as mmdet/analysis_tools/get_flops.py.
+    """The path of a script: ``name`` itself, or a tool of an mm package, as mmdet/analysis_tools/get_flops.py.
 
     Raises:
         MissingFileError: It is neither.

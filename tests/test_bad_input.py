@@ -134,7 +134,7 @@ def test_checks_can_be_switched_off(shapes_root, tmp_path):
             assert (f') {name}' in result.stdout) == expected
 
 
-NO_PICTURES = r"No pictures are left .* Check ann_file, filter_cfg, and that metainfo\['classes'\] are the names in"
+NO_PICTURES = r"No images are left .* Check ann_file, filter_cfg, and that metainfo\['classes'\] are the names in"
 
 
 @pytest.mark.parametrize('split', ['train', pytest.param('val', marks=pytest.mark.slow)])

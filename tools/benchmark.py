@@ -1,7 +1,7 @@
 """How fast is MobileOne on this machine? Parameters, MACs and latency in all forms, beside its peers.
 
-Writes benchmark.csv, benchmark.json and benchmark.png into --out-dir; with --bottlenecks, which measures what activations,
-skip connections and Squeeze-and-Excitation cost in a plain 30-layer CNN, bottlenecks.csv, .json and .png.
+Writes benchmark.csv, benchmark.json and benchmark.png into --out-dir; with --bottlenecks, which measures what
+activations, skip connections and Squeeze-and-Excitation cost in a plain 30-layer CNN, bottlenecks.csv, .json and .png.
 """
 import argparse
 
@@ -16,7 +16,8 @@ from mobileone_mm.utils.files import make_folder
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='detectors and segmentors, up to their raw outputs')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG',
+                        help='detectors and segmentors, up to their raw outputs')
     parser.add_argument('--arch', nargs='+', choices=ARCHS, default=[],
                         help='backbones alone (default: s0 to s4, where no CONFIG is given)')
     parser.add_argument('--peers', action='store_true',
@@ -28,13 +29,15 @@ def main() -> None:
                         help='torch runs every form, the others the deploy form (default: torch)')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='of the input (default: 320 320, for '
                         'segmentors 512 512, for the plain CNNs 56 56)')
-    parser.add_argument('--batch', type=int, default=1, help='pictures in a forward pass (default: %(default)s)')
+    parser.add_argument('--batch', type=int, default=1, help='images in a forward pass (default: %(default)s)')
     parser.add_argument('--threads', type=int, help="threads of each runtime (default: torch's)")
     parser.add_argument('--rounds', type=int, default=50, help='measured rounds (default: %(default)s)')
     parser.add_argument('--warmup', type=int, default=5, help='rounds before these (default: %(default)s)')
-    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu', help="torch's device (default: %(default)s)")
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu',
+                        help="torch's device (default: %(default)s)")
     parser.add_argument('--baseline', metavar='NAME', help='network that ratios refer to (default: the first)')
-    parser.add_argument('--out-dir', default='work_dirs/benchmark', help='folder for the results (default: %(default)s)')
+    parser.add_argument('--out-dir', default='work_dirs/benchmark',
+                        help='folder for the results (default: %(default)s)')
     args = parser.parse_args()
     measuring = {key: getattr(args, key) for key in ('batch', 'threads', 'rounds', 'warmup', 'device', 'baseline')}
     with errors_in_one_line():

@@ -1,7 +1,7 @@
 """Write the tables of models in README.md, the metafile.yml beside the configs, and model-index.yml.
 
-Parameters, MACs and latencies are counted and measured now; results and checksums come from --log and --checkpoint, and stay
-until they are given anew. So do latencies under --no-latency.
+Parameters, MACs and latencies are counted and measured now; results and checksums come from --log and --checkpoint, and
+stay until others are given. So do latencies under --no-latency.
 """
 import argparse
 from pathlib import Path
@@ -22,9 +22,10 @@ def pair(text: str) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='what to count and measure, by path or name (default: '
-                        'all but those of the drawn shapes); the others stay as they are')
-    parser.add_argument('--checkpoint', nargs='+', type=pair, default=[], metavar='CONFIG=FILE', help='trained checkpoints')
+    parser.add_argument('configs', nargs='*', metavar='CONFIG', help='what to count and measure, by path or name '
+                        '(default: all but those of the drawn shapes); the others stay as they are')
+    parser.add_argument('--checkpoint', nargs='+', type=pair, default=[], metavar='CONFIG=FILE',
+                        help='trained checkpoints')
     parser.add_argument('--log', nargs='+', type=pair, default=[], metavar='CONFIG=PATH',
                         help='work dirs, or scalars.json in them, whose best metric is the result')
     parser.add_argument('--rounds', type=int, default=50, help='measured rounds of the latency (default: %(default)s)')

@@ -46,8 +46,8 @@ def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = N
     else:
         arch = find_arch(translated)
         if arch is None:
-            raise CheckpointError(f'{str(source)!r} is a MobileOne, but fits none of {", ".join(ARCHS)}. Name the one it '
-                                  'should be (--arch) to see what differs.')
+            raise CheckpointError(f'{str(source)!r} is a MobileOne, but fits none of {", ".join(ARCHS)}. Name the one '
+                                  'it should be (--arch) to see what differs.')
         check_finite(translated)
     form = 'deploy' if fused else 'train'
     _save(dict(state_dict=translated, meta=_meta(source, arch=arch, form=form)), out)
@@ -86,7 +86,8 @@ def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, t
     reparameterize_model(model, inplace=True)
     arch = next((module.arch for module in model.modules() if isinstance(module, MobileOne)), None)
     kept = {key: value for key, value in checkpoint.get('meta', {}).items() if key in ('dataset_meta', 'epoch', 'iter')}
-    _save(dict(state_dict=model.state_dict(), meta=kept | _meta(source, arch=arch, form='deploy', cfg=cfg.pretty_text)), out)
+    meta = kept | _meta(source, arch=arch, form='deploy', cfg=cfg.pretty_text)
+    _save(dict(state_dict=model.state_dict(), meta=meta), out)
     return dict(parameters=(trained, sum(parameter.numel() for parameter in model.parameters())))
 
 

@@ -46,9 +46,9 @@ def train(cfg: Config) -> None:
         with _explained_data_errors():  # train() takes the loops as they are here
             loop, _ = runner.train_loop, runner.val_loop
         if loop is not None and hasattr(loop.dataloader.dataset, '__len__') and len(loop.dataloader) == 0:
-            raise DataError(
-                f'{len(loop.dataloader.dataset)} pictures give no batch of {loop.dataloader.batch_size} (drop_last=True) on '
-                f'{get_world_size()} device(s). Set train_dataloader.batch_size lower, or add pictures.')
+            loader = loop.dataloader
+            raise DataError(f'{len(loader.dataset)} images give no batch of {loader.batch_size} (drop_last=True) on '
+                            f'{get_world_size()} device(s). Set train_dataloader.batch_size lower, or add images.')
         runner.train()
     except OSError as error:  # of a checkpoint, which is written by atomic_file, or of a log
         if not isinstance(error, DiskError) and error.errno not in _DISK_ERRORS:
@@ -66,7 +66,7 @@ def test(cfg: Config) -> None:
         cfg: From :func:`.test_options.prepare_test`.
 
     Raises:
-        DataError: The dataset has no pictures, or other classes than the model.
+        DataError: The dataset has no images, or other classes than the model.
         CheckpointError: The checkpoint does not fit.
     """
     runner = build_runner(cfg)
@@ -101,8 +101,8 @@ def _explained_data_errors() -> Iterator[None]:
     except ValueError as error:
         if str(error) != 'need at least one array to concatenate':
             raise
-        # What mmengine's BaseDataset says when it keeps the list of its pictures.
-        raise DataError("No pictures are left of a dataset's annotations. Check ann_file, filter_cfg, and that "
+        # What mmengine's BaseDataset says when it keeps the list of its images.
+        raise DataError("No images are left of a dataset's annotations. Check ann_file, filter_cfg, and that "
                         "metainfo['classes'] are the names in the annotations.") from error
 
 

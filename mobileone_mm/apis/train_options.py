@@ -61,8 +61,8 @@ def prepare_train(config: str | Path, *, work_dir: str | None = None, amp: bool 
 def latest_checkpoint(work_dir: str | Path) -> str | None:
     """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest complete one.
 
-    mmengine's ``find_latest_checkpoint`` returns what ``last_checkpoint`` names, whatever that is. This one passes over a
-    file that is missing or cut short by a kill, and finds those of a work dir that was moved.
+    mmengine's ``find_latest_checkpoint`` returns what ``last_checkpoint`` names, whatever that is. This one passes over
+    a file that is missing or cut short by a kill, and finds those of a work dir that was moved.
 
     Returns:
         Its path; None if there is none, which starts from the beginning.

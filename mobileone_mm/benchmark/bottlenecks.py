@@ -69,8 +69,8 @@ def _dynamic_relu(width: int) -> Callable[[int], nn.Module]:
 def variants(width: int) -> dict[str, Callable[[], PlainCNN]]:
     """Builders of the networks by name; ``ReLU`` is what the others are compared with.
 
-    ``SE-ReLU`` is Table 2's activation, and at the same time Squeeze-and-Excitation in every layer. ``skip over 2`` adds
-    every second layer's output to what came into the pair, as residual networks do.
+    ``SE-ReLU`` is Table 2's activation, and at the same time Squeeze-and-Excitation in every layer. ``skip over 2``
+    adds every second layer's output to what came into the pair, as residual networks do.
     """
     relu, inplace = _mm('ReLU', inplace=True), dict(inplace=True)
     activations = {

@@ -44,7 +44,7 @@ class Contender:
 
 
 class DetectorOutputs(nn.Module):
-    """A detector of mmdet as a module of one input: DETR and two-stage detectors ask for the pictures' sizes besides."""
+    """A detector of mmdet as a module of one input: DETR and two-stage detectors also ask for the images' sizes."""
 
     def __init__(self, detector: nn.Module):
         super().__init__()
@@ -53,7 +53,8 @@ class DetectorOutputs(nn.Module):
     def forward(self, x: Tensor) -> tuple:
         """(N, 3, H, W) -> the head's raw outputs."""
         size = tuple(map(int, x.shape[2:]))
-        meta = dict.fromkeys(('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape'), size) | dict(scale_factor=(1, 1))
+        shapes = ('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape')
+        meta = dict.fromkeys(shapes, size) | dict(scale_factor=(1, 1))
         from mmdet.structures import DetDataSample  # mmdet is not needed otherwise
 
         return self.detector(x, [DetDataSample(metainfo=meta) for _ in range(len(x))])
@@ -62,8 +63,8 @@ class DetectorOutputs(nn.Module):
 def make_forms(model: nn.Module) -> dict[str, nn.Module]:
     """A network as ``train`` (the sum of branches, with frozen statistics), ``eval`` and ``deploy``.
 
-    One without MobileOne branches has no train form. In the deploy form the norms of necks, heads and other backbones are
-    folded too, by mmcv's ``fuse_conv_bn``, as an exported file has them.
+    One without MobileOne branches has no train form. In the deploy form the norms of necks, heads and other backbones
+    are folded too, by mmcv's ``fuse_conv_bn``, as an exported file has them.
     """
     model.eval()
     deployed = fuse_conv_bn(reparameterize_model(model))

@@ -36,7 +36,7 @@ class Entry:
         runtime: One of ``RUNTIMES``.
         shape: (N, C, H, W) of the input.
         parameters: Of the module in this form.
-        macs: For one picture; mmengine's count.
+        macs: For one image; mmengine's count.
         run: One forward pass of the whole batch; returns the outputs.
         times_ms: Latencies of the measured rounds, in milliseconds.
     """
@@ -59,7 +59,7 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
     Args:
         builders: From ``contenders.plan`` or ``bottlenecks.plan``.
         runtimes: Some of ``RUNTIMES``: torch runs every form, the others the deploy form.
-        batch: Pictures in a forward pass.
+        batch: Images in a forward pass.
         threads: Threads of each runtime; default: torch's.
         rounds: Measured rounds, each of them one timed forward pass of everything, in random order.
         warmup: Rounds before these.
@@ -73,7 +73,8 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
         MissingPackageError: A runtime is not installed.
         ArgumentError: An argument outside of its range, or a network that does not run.
     """
-    for name, value, least in (('batch', batch, 1), ('threads', threads, 1), ('rounds', rounds, 1), ('warmup', warmup, 0)):
+    for name, value, least in (
+            ('batch', batch, 1), ('threads', threads, 1), ('rounds', rounds, 1), ('warmup', warmup, 0)):
         if value is not None and value < least:
             raise ArgumentError(f'--{name} must be at least {least}, got {value}.')
     if device == 'cuda' and not torch.cuda.is_available():
@@ -136,11 +137,12 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
 
 
 def measure(entries: Sequence[Entry], rounds: int, warmup: int) -> None:
-    """Run all entries once a round and append to their ``times_ms``, in an order that is drawn anew for each round.
+    """Run all entries once a round and append to their ``times_ms``, in an order shuffled before each round.
 
-    So whatever slows the machine for a while meets all of them. An entry's turn is some milliseconds of forward passes that
-    are not timed, at least one, and then one that is: at first the caches hold another network, and the threads of another
-    runtime still spin, waiting for work. (On two cores that made ONNX Runtime's first pass after torch's 1.6 times as long.)
+    So whatever slows the machine for a while meets all of them. An entry's turn is some milliseconds of forward passes
+    that are not timed, at least one, and then one that is: at first the caches hold another network, and the threads of
+    another runtime still spin, waiting for work. (On two cores that made ONNX Runtime's first pass after torch's 1.6
+    times as long.)
     """
     order, shuffle = list(entries), random.Random(0).shuffle
     for i in _track(range(warmup + rounds), 'Measuring'):

@@ -1,7 +1,7 @@
 """The model card: README's tables, metafile.yml beside the configs, and model-index.yml, from the configs themselves.
 
-The metafiles are the store, of which the tables are made. What a run is not given anew stays in them: results, weights and
-latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
+The metafiles are the store, of which the tables are made. What a run does not measure or get stays in them: results,
+weights and latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
 """
 import json
 import re
@@ -25,8 +25,8 @@ from .contenders import Contender, build_all, plan
 from .measure import benchmark, count
 from .report import headline
 
-_HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.\n'
-           '# FLOPs are MACs, as everywhere in mm, of one picture; numbers without a form are of the deploy form.\n')
+_HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.'
+           '\n# FLOPs are MACs, as everywhere in mm, of one image; numbers without a form are of the deploy form.\n')
 _FORMS = (' (train form)', '')  # behind Parameters and FLOPs
 _LATENCY = 'inference time (ms/im)'
 _DATASETS = {'CocoDataset': 'COCO', 'PascalVOCDataset': 'Pascal VOC 2012', 'ADE20KDataset': 'ADE20K',
@@ -71,8 +71,8 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
 
     Args:
         root: Folder of README.md and configs.
-        configs: What to count anew, by path or by name; default: all but those of the drawn shapes. What is in no metafile
-            yet is counted in any case, and so is what ``checkpoints`` and ``logs`` name.
+        configs: What to count again, by path or by name; default: all but those of the drawn shapes. What is in no
+            metafile yet is counted in any case, and so is what ``checkpoints`` and ``logs`` name.
         checkpoints: Config -> its trained checkpoint.
         logs: Config -> work dir or scalars.json of its training.
         rounds: Rounds of measuring the latency of what is counted; None: latencies stay as they were.
@@ -86,14 +86,15 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
         ModelCardError: A log, a metafile or the README is missing, or is not what it should be.
     """
     root = Path(root)
-    leaves = {path.stem: (kind, path) for kind in KINDS for path in sorted((root / 'configs' / kind.folder).glob('*.py'))
-              if not path.stem.endswith('_shapes')}
+    leaves = {path.stem: (kind, path) for kind in KINDS
+              for path in sorted((root / 'configs' / kind.folder).glob('*.py')) if not path.stem.endswith('_shapes')}
     checkpoints, logs = ({_known(config, leaves): file for config, file in (given or {}).items()}
                          for given in (checkpoints, logs))
     metafiles = {kind: _read_metafile(root / 'configs' / kind.folder / 'metafile.yml') for kind in KINDS}
     counted = {model['Name'] for metafile in metafiles.values() for model in metafile['Models']
                if 'FLOPs' in model.get('Metadata', {})}
-    chosen = {_known(config, leaves) for config in configs or leaves} | {*checkpoints, *logs} | (leaves.keys() - counted)
+    chosen = {_known(config, leaves) for config in configs or leaves}
+    chosen |= {*checkpoints, *logs} | (leaves.keys() - counted)
 
     # What may be refused comes before what takes minutes.
     readme = _read(root / 'README.md')
@@ -199,7 +200,7 @@ def _dump(content: dict) -> str:
 def _counts(contender: Contender) -> dict[str, int]:
     """Parameters and MACs in training, and with MobileOne reparameterized but all other norms in place."""
     model = contender.forms['eval'].train()
-    x = torch.zeros(2, *contender.shape)  # one picture alone gives a norm behind global pooling no statistics
+    x = torch.zeros(2, *contender.shape)  # one image alone gives a norm behind global pooling no statistics
     counts = {}
     for suffix, form in zip(_FORMS, (model, reparameterize_model(model).eval()), strict=True):
         parameters, macs = count(form, x)
@@ -240,8 +241,8 @@ def _fill(readme: str, kind: Kind, text: str) -> str:
     markers = [f'<!-- model-card:{kind.folder} -->', f'<!-- /model-card:{kind.folder} -->']
     parts = re.split('({}|{})'.format(*map(re.escape, markers)), readme)
     if parts[1::2] != markers:
-        raise ModelCardError(f'README.md needs the lines {markers[0]!r} and {markers[1]!r} around the table, each of them '
-                             'once.')
+        raise ModelCardError(f'README.md needs the lines {markers[0]!r} and {markers[1]!r} around the table, each of '
+                             'them once.')
     return ''.join([*parts[:2], f'\n\n{text}\n', *parts[3:]])
 
 

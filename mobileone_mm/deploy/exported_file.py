@@ -15,7 +15,7 @@ META = 'mobileone_mm'
 
 
 class ExportedFile:
-    """An exported file as a function of pictures.
+    """An exported file as a function of images.
 
     Args:
         path: ``.onnx``, ``.xml`` (OpenVINO) or ``.pt`` (TorchScript), as :func:`.export.export` writes them.
@@ -43,7 +43,7 @@ class ExportedFile:
         self.meta = json.loads(meta)
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Pictures in RGB, (N, 3, H, W), float32 from 0 to 255 -> the outputs by their names."""
+        """Images in RGB, (N, 3, H, W), float32 from 0 to 255 -> the outputs by their names."""
         return dict(zip(self.meta['outputs'], self._run(image), strict=True))
 
 
@@ -51,7 +51,8 @@ def is_exported(path: str | Path) -> bool:
     """Whether a path names an exported file: by its end, where that is not a checkpoint's too."""
     path = Path(path)
     if path.suffix == '.pt':
-        return zipfile.is_zipfile(path) and any(name.endswith('/constants.pkl') for name in zipfile.ZipFile(path).namelist())
+        return zipfile.is_zipfile(path) and any(
+            name.endswith('/constants.pkl') for name in zipfile.ZipFile(path).namelist())
     return path.suffix in _RUNTIMES
 
 

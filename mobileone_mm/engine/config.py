@@ -39,7 +39,8 @@ def config_from_file(path: str | Path) -> Config:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals.get('__name__', '').startswith('mmengine.'):  # the config's own code
             raise
-        raise MissingFileError(f'Config {str(path)!r} has a _base_ that is missing: {error.filename or error}.') from error
+        raise MissingFileError(
+            f'Config {str(path)!r} has a _base_ that is missing: {error.filename or error}.') from error
     except ImportError as error:
         _explain_import(path, error)
         raise
@@ -53,8 +54,8 @@ def _explain_import(path: str | Path, error: ImportError) -> None:
             raise MissingPackageError(str(cause)) from error
         name = cause.name if isinstance(cause, ModuleNotFoundError) else None
         if name in _MOVED:
-            raise ConfigError(f'Config {str(path)!r} imports {name}, which is now {_MOVED[name]}. Replace the one by the '
-                              'other in its custom_imports.') from error
+            raise ConfigError(f'Config {str(path)!r} imports {name}, which is now {_MOVED[name]}. Replace the one by '
+                              'the other in its custom_imports.') from error
         if name in _PIP_NAMES:
             raise MissingPackageError(f'Config {str(path)!r} needs {name}, which is not installed. Install it: '
                                       f'pip install {_PIP_NAMES[name]}') from error
@@ -76,14 +77,14 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """``classes``, ``palette`` and the like of the data set that a config tests on, whether it is there or not."""
+    """``classes``, ``palette`` and the like of the dataset that a config tests on, whether it is there or not."""
     dataset = next(datasets(cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         return dict(registry.get(dataset.type).METAINFO) | dict(dataset.get('metainfo') or {})
 
 
 def class_names(cfg: Config, checkpoint: dict | None = None) -> list[str]:
-    """Names of a model's classes: of its checkpoint, else of the data set that its config tests on."""
+    """Names of a model's classes: of its checkpoint, else of the dataset that its config tests on."""
     saved = ((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}
     saved = {key.lower(): value for key, value in saved.items()}
     return list(saved.get('classes') or dataset_meta(cfg)['classes'])

@@ -43,7 +43,8 @@ def disk_errors(path: str | Path) -> Iterator[None]:
 
 
 def _not_written(path: str | Path, error: OSError) -> DiskError:
-    return DiskError(f'Could not write {str(path)!r}: {error.strerror or error}. Make that possible, or name another path.')
+    return DiskError(f'Could not write {str(path)!r}: {error.strerror or error}. Make that possible, or name '
+                     'another path.')
 
 
 def make_folder(path: str | Path) -> Path:
