@@ -4,7 +4,6 @@ Files for ONNX Runtime in float32, in half precision, and in int8 with one scale
 tested on the config's test data and timed in interleaved runs.
 """
 import argparse
-from argparse import Namespace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,16 +12,15 @@ from interleaved import median_seconds
 from rich.console import Console
 from rich.table import Table
 
-from mobileone_mm.apis.launch import build_runner, prepare_test
-from mobileone_mm.deploy.export import example_picture, export
+from mobileone_mm.apis.launch import build_runner
+from mobileone_mm.apis.test_options import prepare_test
+from mobileone_mm.deploy.export import example_image, export
 from mobileone_mm.deploy.exported_file import ExportedFile
 
 
 def metrics(config: str, file: Path) -> dict[str, float]:
     """The metrics of ``tools/test.py``."""
-    flags = Namespace(config=config, checkpoint=str(file), cfg_options=None, work_dir=str(file.parent / 'test'), out=None,
-                      launcher='none', local_rank=0, show=False, show_dir=None, tta=False)
-    return build_runner(prepare_test(flags)).test()
+    return build_runner(prepare_test(config, file, work_dir=str(file.parent / 'test'))).test()
 
 
 def main() -> None:
@@ -43,7 +41,7 @@ def main() -> None:
             sizes[name] = export(args.config, args.checkpoint, out, 'onnx', **options)['bytes']
             results[name] = metrics(args.config, out)
             files[name] = ExportedFile(out, args.threads)
-        image = example_picture(tuple(files['float32'].meta['shape'][2:])).numpy()
+        image = example_image(tuple(files['float32'].meta['shape'][2:])).numpy()
         seconds = median_seconds({name: partial(file, image) for name, file in files.items()}, args.runs, 'Measuring', 3)
     names = [name for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'mIoU', 'mAcc') if name in results['float32']]
     table = Table('file', *names, 'latency over float32', 'ms', 'MiB')

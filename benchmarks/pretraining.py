@@ -18,7 +18,7 @@ from rich.table import Table
 from mobileone_mm.benchmark.model_card import logged_values
 from mobileone_mm.datasets.check import check_data
 from mobileone_mm.engine.config import config_from_file
-from mobileone_mm.utils.errors import MissingDataError, MissingPackageError, errors_in_one_line
+from mobileone_mm.utils.errors import errors_in_one_line
 from mobileone_mm.utils.files import atomic_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -98,7 +98,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.out_dir.exists() and any(args.out_dir.iterdir()):
         sys.exit(f'Error: {str(args.out_dir)!r} is not empty. Remove it, or name another with --out-dir.')
-    with errors_in_one_line(MissingPackageError, MissingDataError):
+    with errors_in_one_line():
         for config in (CLASSIFIER, DETECTOR):
             check_data(config_from_file(config), ('train', 'val'))
     rows = []

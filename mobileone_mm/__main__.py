@@ -1,32 +1,31 @@
 """``python -m mobileone_mm SCRIPT [ARGUMENT ...]``: run one of mm's own scripts with this package imported first.
 
 mmdet's and mmseg's tools import their library before they read a config. With this package imported before that, they
-find the stand-in for mmcv's compiled operators, load checkpoints safely, and know MobileOne whatever the config imports.
+find the stand-in for mmcv's compiled operators, load checkpoints safely, and know MobileOne whatever the config
+imports.
 """
-import importlib.util
 import os.path as osp
 import runpy
 import sys
 
-from .utils.errors import errors_in_one_line
+from .utils.errors import MissingFileError, errors_in_one_line
+from .utils.files import installed_file
 
 
 def find_script(name: str) -> str:
-    """The path of a script: ``name`` itself, or a tool of an installed mm package, as mmdet/analysis_tools/get_flops.py.
+    """The path of a script: ``name`` itself, or a tool of an mm package, as mmdet/analysis_tools/get_flops.py.
 
     Raises:
-        FileNotFoundError: It is neither.
+        MissingFileError: It is neither.
     """
     if osp.isfile(name):
         return name
     package, _, path = name.partition('/')
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is not None and spec.origin:
-        script = osp.join(osp.dirname(spec.origin), '.mim', 'tools', path)
-        if osp.isfile(script):
-            return script
-    raise FileNotFoundError(f'There is no script {name!r}, nor a tool of an installed mm package. Give a path, '
-                            'or PACKAGE/PATH_BELOW_TOOLS such as mmdet/analysis_tools/get_flops.py.')
+    script = installed_file(package, f'tools/{path}') if package.isidentifier() else None
+    if script is None:
+        raise MissingFileError(f'There is no script {name!r}, nor a tool of an installed mm package. Give a path, '
+                               'or PACKAGE/PATH_BELOW_TOOLS such as mmdet/analysis_tools/get_flops.py.')
+    return script
 
 
 def main() -> None:
@@ -36,7 +35,7 @@ def main() -> None:
     if sys.argv[1] in ('-h', '--help'):
         print(__doc__)
         return
-    with errors_in_one_line(FileNotFoundError):
+    with errors_in_one_line():
         script = find_script(sys.argv[1])
     sys.argv[:2] = [script]
     sys.path[0] = osp.dirname(osp.abspath(script))  # as Python does for a script

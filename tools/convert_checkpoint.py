@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument('--arch', choices=ARCHS, help='what SRC is expected to be (default: found by keys and shapes)')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in SRC, which may run code from it')
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError):
+    with errors_in_one_line():
         result = convert_checkpoint(args.source, args.out, args.arch, args.trust)
     print(f'Wrote {args.out}: MobileOne {result["arch"]!r}, {result["form"]} form.')
     if result['left_out']:

@@ -13,18 +13,19 @@ def main() -> None:
     parser.add_argument('checkpoint', metavar='CKPT', help='its checkpoint')
     parser.add_argument('--format', default='onnx', choices=SUFFIXES, help='default: %(default)s')
     parser.add_argument('--out', required=True, help=f'file to write; ends in {", ".join(SUFFIXES.values())}')
-    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help='size of the input (default: the config\'s)')
-    parser.add_argument('--batch', type=int, default=1, help='pictures at once (default: %(default)s)')
+    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
+                        help='size of the input (default: the config\'s)')
+    parser.add_argument('--batch', type=int, default=1, help='images at once (default: %(default)s)')
     parser.add_argument('--dynamic', action='store_true', help='leave batch, height and width free')
     parser.add_argument('--fp16', action='store_true', help='half precision inside')
-    parser.add_argument('--int8', metavar='CALIB_DIR', help='quantize to int8, scaled to the pictures of this folder')
+    parser.add_argument('--int8', metavar='CALIB_DIR', help='quantize to int8, scaled to the images of this folder')
     parser.add_argument('--nms', action='store_true', help='detectors: put NMS into the graph')
     parser.add_argument('--argmax', action='store_true', help='segmentors: classes instead of logits')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, ImportError):
+    with errors_in_one_line():
         result = export(args.config, args.checkpoint, args.out, args.format, shape=args.shape, batch=args.batch,
                         dynamic=args.dynamic, half=args.fp16, nms=args.nms, argmax=args.argmax, calibration=args.int8,
                         cfg_options=args.cfg_options, trust=args.trust)
@@ -32,7 +33,7 @@ def main() -> None:
     print(f'Takes {result["input"]}: {tuple(size or "free" for size in result["shape"])}.')
     for name, meaning in result['outputs'].items():
         print(f'Gives {name}: {meaning}.')
-    print(f'Compared with PyTorch on one picture: {result["agreement"]}.' if result['agreement'] else
+    print(f'Compared with PyTorch on one image: {result["agreement"]}.' if result['agreement'] else
           'It was not executed: there is no runtime for it on this system.')
 
 

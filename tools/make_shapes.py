@@ -1,22 +1,20 @@
-"""Draw the embedded data set of coloured shapes, for detection (COCO), segmentation (VOC) and classification (ImageNet)."""
+"""Draw the embedded dataset of coloured shapes, for detection (COCO), segmentation (VOC), classification (ImageNet)."""
 import argparse
-import sys
 
 from mobileone_mm.datasets.shapes import make_shapes
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('out', help='folder to write, e.g. data/shapes')
-    parser.add_argument('--num-train', type=int, default=900, help='training pictures (default: %(default)s)')
-    parser.add_argument('--num-val', type=int, default=100, help='validation pictures (default: %(default)s)')
+    parser.add_argument('--num-train', type=int, default=900, help='training images (default: %(default)s)')
+    parser.add_argument('--num-val', type=int, default=100, help='validation images (default: %(default)s)')
     parser.add_argument('--size', type=int, default=160, help='height and width in pixels (default: %(default)s)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of all pictures (default: %(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of all images (default: %(default)s)')
     args = parser.parse_args()
-    try:
+    with errors_in_one_line():
         make_shapes(args.out, args.num_train, args.num_val, args.size, args.seed)
-    except (FileExistsError, ValueError) as error:
-        sys.exit(f'Error: {error}')
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Draw and write the predictions of a detector or a segmentor on a picture or a folder of pictures."""
+"""Draw and write the predictions of a detector or a segmentor on an image or a folder of images."""
 import argparse
 import sys
 
@@ -10,20 +10,20 @@ from mobileone_mm.utils.errors import errors_in_one_line
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('inputs', metavar='IMAGE_OR_FOLDER', help='picture, or folder of pictures')
+    parser.add_argument('inputs', metavar='IMAGE_OR_FOLDER', help='image, or folder of images')
     parser.add_argument('config', metavar='CONFIG', help='config that the model was trained with')
     parser.add_argument('checkpoint', metavar='CKPT', help='its checkpoint, or a file written by tools/export.py')
-    parser.add_argument('--out-dir', required=True, help='folder for pictures (vis) and predictions (preds)')
+    parser.add_argument('--out-dir', required=True, help='folder for images (vis) and predictions (preds)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box (default: %(default)s)')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, ImportError):
+    with errors_in_one_line():
         result = predict(args.inputs, args.config, args.checkpoint, args.out_dir, args.score_thr, args.device,
                          args.cfg_options, args.trust)
-    print(f'{result["files"]} pictures: drawn in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')
+    print(f'{result["files"]} images: drawn in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')
     if result['unreadable']:
         sys.exit('Error: could not read ' + ', '.join(result['unreadable']))
 

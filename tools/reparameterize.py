@@ -2,7 +2,7 @@
 import argparse
 
 from mobileone_mm.apis.convert import deploy_checkpoint
-from mobileone_mm.utils.errors import MissingPackageError, errors_in_one_line
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:
@@ -12,7 +12,7 @@ def main() -> None:
     parser.add_argument('out', metavar='OUT', help='checkpoint to write; tools/test.py CONFIG OUT runs on it')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, MissingPackageError):
+    with errors_in_one_line():
         result = deploy_checkpoint(args.config, args.source, args.out, args.trust)
     trained, deployed = result['parameters']
     print(f'Wrote {args.out}: {trained:,} parameters in the train form, {deployed:,} in the deploy form.')

@@ -1,8 +1,10 @@
-"""Test a detector, a segmentor or a classifier: python tools/test.py CONFIG CHECKPOINT, or a file of tools/export.py."""
+"""Test a detector, a segmentor or a classifier: python tools/test.py CONFIG CHECKPOINT_OR_EXPORTED_FILE."""
 import argparse
 
-from mobileone_mm.apis.launch import add_common_arguments, prepare_test, test
-from mobileone_mm.utils.errors import CheckpointError, DataError, MissingPackageError, errors_in_one_line
+from mobileone_mm.apis.arguments import add_common_arguments
+from mobileone_mm.apis.launch import test
+from mobileone_mm.apis.test_options import prepare_test
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:
@@ -13,14 +15,12 @@ def main() -> None:
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', help='draw predictions into this folder: for a detector below the work dir, for '
                         'others as it is (a segmentor in vis_data/vis_image), as in mm')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds between pictures of --show')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds between images of --show')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     add_common_arguments(parser)
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, MissingPackageError):
-        cfg = prepare_test(args)
-    with errors_in_one_line(CheckpointError, DataError):
-        test(cfg)
+    with errors_in_one_line():
+        test(prepare_test(**vars(args)))
 
 
 if __name__ == '__main__':

@@ -1,8 +1,10 @@
 """Train a detector, a segmentor or a classifier: python tools/train.py CONFIG."""
 import argparse
 
-from mobileone_mm.apis.launch import add_common_arguments, prepare_train, train
-from mobileone_mm.utils.errors import CheckpointError, DataError, DiskError, MissingPackageError, errors_in_one_line
+from mobileone_mm.apis.arguments import add_common_arguments
+from mobileone_mm.apis.launch import train
+from mobileone_mm.apis.train_options import prepare_train
+from mobileone_mm.utils.errors import errors_in_one_line
 
 
 def main() -> None:
@@ -15,10 +17,8 @@ def main() -> None:
                         help='go on from this checkpoint, or without one from the latest in the work dir')
     add_common_arguments(parser)
     args = parser.parse_args()
-    with errors_in_one_line(OSError, ValueError, MissingPackageError):
-        cfg = prepare_train(args)
-    with errors_in_one_line(CheckpointError, DataError, DiskError):
-        train(cfg)
+    with errors_in_one_line():
+        train(prepare_train(**vars(args)))
 
 
 if __name__ == '__main__':

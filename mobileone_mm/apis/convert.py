@@ -14,7 +14,7 @@ from ..engine.config import read_config
 from ..engine.trained import load_trained
 from ..mobileone import MobileOne
 from ..reparameterize import reparameterize_model
-from ..utils.errors import CheckpointError
+from ..utils.errors import ArgumentError, CheckpointError, ConfigError
 from ..utils.files import atomic_file, sha256
 from ..version import __version__
 
@@ -32,9 +32,10 @@ def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = N
         ``arch``, ``form`` (``train`` or ``deploy``), and ``left_out``, the keys that are not the backbone's.
 
     Raises:
-        FileNotFoundError: There is no ``source``.
+        MissingFileError: There is no ``source``.
         CheckpointError: It cannot be read, is no MobileOne, or not of this arch.
-        ValueError: ``out`` is ``source``.
+        ArgumentError: ``out`` is ``source``.
+        DiskError: ``out`` cannot be written.
     """
     _check_out(source, out)
     translated, left_out = translate_state_dict(get_state_dict(read_checkpoint(str(source), 'cpu', trust)))
@@ -46,8 +47,8 @@ def convert_checkpoint(source: str | Path, out: str | Path, arch: str | None = N
     else:
         arch = find_arch(translated)
         if arch is None:
-            raise CheckpointError(f'{str(source)!r} is a MobileOne, but fits none of {", ".join(ARCHS)}. Name the one it '
-                                  'should be (--arch) to see what differs.')
+            raise CheckpointError(f'{str(source)!r} is a MobileOne, but fits none of {", ".join(ARCHS)}. Name the one '
+                                  'it should be (--arch) to see what differs.')
         check_finite(translated)
     form = 'deploy' if fused else 'train'
     _save(dict(state_dict=translated, meta=_meta(source, arch=arch, form=form)), out)
@@ -69,29 +70,31 @@ def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, t
         ``parameters``, a pair of numbers: of the train form and of the deploy form.
 
     Raises:
-        FileNotFoundError: There is no ``config`` or ``source``.
-        CheckpointError: It cannot be read, is deployed already, or does not fit the config.
-        OSError: ``out`` cannot be written.
-        ValueError: ``out`` is ``source``, or the config has no model, or no MobileOne.
+        MissingFileError: There is no ``config`` or ``source``.
+        ConfigError: The config has no model, or no MobileOne.
+        CheckpointError: ``source`` cannot be read, is deployed already, or does not fit the config.
+        ArgumentError: ``out`` is ``source``.
+        DiskError: ``out`` cannot be written.
     """
     _check_out(source, out)
     cfg = read_config(config)
     model, checkpoint = load_trained(cfg, source, trust)
     if not any(isinstance(module, MobileOneBlock) for module in model.modules()):
-        raise ValueError(f'The model of {str(config)!r} has no MobileOne, so there is nothing to reparameterize.')
+        raise ConfigError(f'The model of {str(config)!r} has no MobileOne, so there is nothing to reparameterize.')
     if is_fused(get_state_dict(checkpoint)):
         raise CheckpointError(f'{str(source)!r} is in the deploy form already.')
     trained = sum(parameter.numel() for parameter in model.parameters())
     reparameterize_model(model, inplace=True)
     arch = next((module.arch for module in model.modules() if isinstance(module, MobileOne)), None)
     kept = {key: value for key, value in checkpoint.get('meta', {}).items() if key in ('dataset_meta', 'epoch', 'iter')}
-    _save(dict(state_dict=model.state_dict(), meta=kept | _meta(source, arch=arch, form='deploy', cfg=cfg.pretty_text)), out)
+    meta = kept | _meta(source, arch=arch, form='deploy', cfg=cfg.pretty_text)
+    _save(dict(state_dict=model.state_dict(), meta=meta), out)
     return dict(parameters=(trained, sum(parameter.numel() for parameter in model.parameters())))
 
 
 def _check_out(source: str | Path, out: str | Path) -> None:
     if os.path.exists(out) and os.path.exists(source) and os.path.samefile(source, out):
-        raise ValueError(f'OUT is SRC, {str(source)!r}. Name another file, so that the source stays.')
+        raise ArgumentError(f'OUT is SRC, {str(source)!r}. Name another file, so that the source stays.')
 
 
 def _meta(source: str | Path, **more) -> dict:
@@ -109,8 +112,5 @@ def _plain(value):
 
 
 def _save(checkpoint: dict, out: str | Path) -> None:
-    try:
-        with atomic_file(out) as file:
-            torch.save(checkpoint, file)
-    except RuntimeError as error:  # torch's word for a full disk
-        raise OSError(f'Could not write {str(out)!r}, nothing was left of it: {str(error).splitlines()[0]}') from error
+    with atomic_file(out) as file:
+        torch.save(checkpoint, file)

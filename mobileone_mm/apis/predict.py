@@ -1,4 +1,4 @@
-"""Predictions of a trained or exported model on pictures of one's own: drawn, and as JSON."""
+"""Predictions of a trained or exported model on images of one's own: drawn, and as JSON."""
 import json
 from pathlib import Path
 
@@ -12,24 +12,26 @@ from mmengine.structures import BaseDataElement
 from rich.progress import track
 from torch import nn
 
-from ..datasets.images import load_picture, picture_files
+from ..datasets.images import image_files, load_image
 from ..deploy.exported_file import is_exported
 from ..deploy.exported_model import use_exported
 from ..engine.config import class_names, dataset_meta, read_config
 from ..engine.trained import load_trained
-from ..utils.files import atomic_file
+from ..utils.errors import ArgumentError, ConfigError, MissingFileError, require
+from ..utils.files import atomic_file, make_folder
 
 
 def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_dir: str | Path, score_thr: float = 0.3,
             device: str | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
-    """Predict on a picture or on all pictures of a folder, by mmdet's or mmseg's inferencer and visualizer.
+    """Predict on an image or on all images of a folder, by mmdet's or mmseg's inferencer and visualizer.
 
-    Below ``out_dir``, ``vis`` gets the drawn pictures, and ``preds`` one JSON a picture: ``file``, ``width``, ``height``; of
-    a detector ``boxes``, a list of ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels of the picture); of a
-    segmentor ``mask``, a PNG beside it with the class index of each pixel, and ``shares``, the share of each class found.
+    Below ``out_dir``, ``vis`` gets the drawn images, and ``preds`` one JSON per image: ``file``, ``width``, ``height``;
+    of a detector ``boxes``, a list of ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels of the image); of a
+    segmentor ``mask``, a PNG beside it with the class index of each pixel, and ``shares``, the share of each class
+    found.
 
     Args:
-        inputs: Picture or folder.
+        inputs: Image or folder.
         config: Config that the model was trained with.
         checkpoint: Its checkpoint, or a file that ``tools/export.py`` wrote.
         out_dir: Folder to write to.
@@ -39,35 +41,39 @@ def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_
         trust: As for ``read_checkpoint``.
 
     Returns:
-        ``files``, the number of pictures done, and ``unreadable``, the list of those that could not be read.
+        ``files``, the number of images done, and ``unreadable``, the list of those that could not be read.
 
     Raises:
-        FileNotFoundError: Config, checkpoint or pictures missing.
-        ValueError: The checkpoint does not fit, or pictures would overwrite each other's results.
+        MissingFileError: Config, checkpoint or images missing.
+        ConfigError: The config cannot be read, or is neither a detector's nor a segmentor's.
+        CheckpointError: The checkpoint does not fit.
+        ExportedFileError: The exported file cannot be read.
+        ArgumentError: An option is not allowed here, or images would overwrite each other's results.
+        DiskError: ``out_dir`` cannot be written to.
     """
-    files = picture_files(inputs) if Path(inputs).is_dir() else [Path(inputs)]
+    files = image_files(inputs) if Path(inputs).is_dir() else [Path(inputs)]
     if not files[0].is_file():
-        raise FileNotFoundError(f'There is no picture {str(inputs)!r}.')
+        raise MissingFileError(f'There is no image {str(inputs)!r}.')
     stems = {}
     for file in files:
         if stems.setdefault(file.stem, file) is not file:
-            raise ValueError(f'{stems[file.stem].name!r} and {file.name!r} would give one {file.stem}.json. Rename one.')
+            raise ArgumentError(f'{stems[file.stem].name!r} and {file.name!r} would give one {file.stem}.json. '
+                                'Rename one.')
     cfg = read_config(config, cfg_options)
     inferencer = build_inferencer(cfg, checkpoint, device, trust, cfg_options)
     classes = inferencer.model.dataset_meta['classes']
     is_detector = cfg.default_scope == 'mmdet'
     options = dict(pred_score_thr=score_thr, no_save_pred=True) if is_detector else {}
-    preds = Path(out_dir, 'preds')
-    preds.mkdir(parents=True, exist_ok=True)
+    preds = make_folder(Path(out_dir, 'preds'))
     unreadable = []
     for file in track(files, 'Predicting'):
-        picture = load_picture(file)
-        if picture is None:
+        image = load_image(file)
+        if image is None:
             unreadable.append(str(file))
             continue
         sample = inferencer(str(file), return_datasamples=True, out_dir=str(out_dir), **options)
         sample = (sample['predictions'][0] if is_detector else sample).cpu().numpy()
-        answer = dict(file=file.name, width=picture.shape[1], height=picture.shape[0])
+        answer = dict(file=file.name, width=image.shape[1], height=image.shape[0])
         answer |= dict(boxes=_boxes(sample, classes, score_thr)) if is_detector else \
             _mask(sample, classes, preds / f'{file.stem}.png')
         with atomic_file(preds / f'{file.stem}.json') as out:
@@ -80,11 +86,11 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
     """mmdet's or mmseg's inferencer of a config, with a checkpoint that has to fit whole, or with an exported file."""
     scope = cfg.get('default_scope')
     if scope == 'mmdet':
-        from mmdet.apis import DetInferencer as Inferencer
+        Inferencer = require('mmdet.apis', 'onedl-mmdetection').DetInferencer
     elif scope == 'mmseg':
-        from mmseg.apis import MMSegInferencer as Inferencer
+        Inferencer = require('mmseg.apis', 'onedl-mmsegmentation').MMSegInferencer
     else:
-        raise ValueError(f'Can predict with configs of mmdet and mmseg, got default_scope={scope!r}.')
+        raise ConfigError(f'Can predict with configs of mmdet and mmseg, got default_scope={scope!r}.')
     _check_device(device, checkpoint)
     classes, palette = class_names(cfg), dataset_meta(cfg).get('palette', 'random')
     if is_exported(checkpoint):
@@ -113,9 +119,9 @@ def _check_device(device: str | None, checkpoint: str | Path) -> None:
     except RuntimeError:
         kind = None
     if kind is None or (kind == 'cuda' and not torch.cuda.is_available()):
-        raise ValueError(f'There is no device {device!r} here. Leave --device out.')
+        raise ArgumentError(f'There is no device {device!r} here. Leave --device out.')
     if kind != 'cpu' and is_exported(checkpoint):
-        raise ValueError(f'Exported files run on the CPU here, got --device {device}. Leave it out.')
+        raise ArgumentError(f'Exported files run on the CPU here, got --device {device}. Leave it out.')
 
 
 def _boxes(sample: BaseDataElement, classes: list[str], score_thr: float) -> list[dict]:

@@ -11,7 +11,7 @@ from mmcv.cnn import build_activation_layer
 from torch import Tensor, nn
 
 from ..layers import SqueezeExcite
-from ..utils.errors import require
+from ..utils.errors import ArgumentError, require
 from .contenders import Contender
 
 DEPTH = 30
@@ -69,8 +69,8 @@ def _dynamic_relu(width: int) -> Callable[[int], nn.Module]:
 def variants(width: int) -> dict[str, Callable[[], PlainCNN]]:
     """Builders of the networks by name; ``ReLU`` is what the others are compared with.
 
-    ``SE-ReLU`` is Table 2's activation, and at the same time Squeeze-and-Excitation in every layer. ``skip over 2`` adds
-    every second layer's output to what came into the pair, as residual networks do.
+    ``SE-ReLU`` is Table 2's activation, and at the same time Squeeze-and-Excitation in every layer. ``skip over 2``
+    adds every second layer's output to what came into the pair, as residual networks do.
     """
     relu, inplace = _mm('ReLU', inplace=True), dict(inplace=True)
     activations = {
@@ -90,10 +90,10 @@ def plan(width: int, size: tuple[int, int]) -> list[Callable[[], Contender]]:
     """Builders of all variants for :func:`mobileone_mm.benchmark.contenders.build_all`; ``size`` is height and width.
 
     Raises:
-        ValueError: ``width`` or ``size`` is not positive.
+        ArgumentError: ``width`` or ``size`` is not positive.
     """
     if min(width, *size) < 1:
-        raise ValueError(f'--width and --shape are at least 1, got {width} and {tuple(size)}.')
+        raise ArgumentError(f'--width and --shape are at least 1, got {width} and {tuple(size)}.')
     return [partial(_contender, name, build, (width, *size)) for name, build in variants(width).items()]
 
 

@@ -1,5 +1,4 @@
 """What a benchmark compares: backbones, detectors, segmentors and their peers, each in all of its forms."""
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -17,7 +16,8 @@ from ..block import MobileOneBlock
 from ..engine.config import read_config
 from ..mobileone import MobileOne
 from ..reparameterize import reparameterize_model
-from ..utils.errors import MissingPackageError, require
+from ..utils.errors import ArgumentError, ConfigError, MissingPackageError, require
+from ..utils.files import installed_file
 
 # mmdet's and mmseg's own networks on MobileNetV2, by their place below the package's configs.
 _CONFIG_PEERS = {
@@ -45,7 +45,7 @@ class Contender:
 
 
 class DetectorOutputs(nn.Module):
-    """A detector of mmdet as a module of one input: DETR and two-stage detectors ask for the pictures' sizes besides."""
+    """A detector of mmdet as a module of one input: DETR and two-stage detectors also ask for the images' sizes."""
 
     def __init__(self, detector: nn.Module):
         super().__init__()
@@ -54,7 +54,8 @@ class DetectorOutputs(nn.Module):
     def forward(self, x: Tensor) -> tuple:
         """(N, 3, H, W) -> the head's raw outputs."""
         size = tuple(map(int, x.shape[2:]))
-        meta = dict.fromkeys(('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape'), size) | dict(scale_factor=(1, 1))
+        shapes = ('img_shape', 'batch_input_shape', 'pad_shape', 'ori_shape')
+        meta = dict.fromkeys(shapes, size) | dict(scale_factor=(1, 1))
         from mmdet.structures import DetDataSample  # mmdet is not needed otherwise
 
         return self.detector(x, [DetDataSample(metainfo=meta) for _ in range(len(x))])
@@ -63,8 +64,8 @@ class DetectorOutputs(nn.Module):
 def make_forms(model: nn.Module) -> dict[str, nn.Module]:
     """A network as ``train`` (the sum of branches, with frozen statistics), ``eval`` and ``deploy``.
 
-    One without MobileOne branches has no train form. In the deploy form the norms of necks, heads and other backbones are
-    folded too, by mmcv's ``fuse_conv_bn``, as an exported file has them.
+    One without MobileOne branches has no train form. In the deploy form the norms of necks, heads and other backbones
+    are folded too, by mmcv's ``fuse_conv_bn``, as an exported file has them.
     """
     model.eval()
     deployed = fuse_conv_bn(reparameterize_model(model))
@@ -90,14 +91,16 @@ def from_config(name: str, cfg: Config, size: tuple[int, int] | None = None) -> 
         size: Height and width; default: 512 512 for mmseg, 224 224 for mmpretrain, 320 320 for the others.
 
     Raises:
-        ValueError: It needs what this mmcv does not have.
+        ConfigError: It needs what this mmcv does not have.
     """
     scope = cfg.get('default_scope', 'mmengine')
     with DefaultScope.overwrite_default_scope(scope):
         try:
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        except RuntimeError as error:  # a compiled operator that mmcv does not have
-            raise ValueError(f'{name} cannot be built: {error}') from error
+        except RuntimeError as error:
+            if 'compiled operator' not in str(error):  # the words of our stand-in for mmcv.ops
+                raise
+            raise ConfigError(f'{name} cannot be built: {error}') from error
     if scope == 'mmdet':
         model = DetectorOutputs(model)
     return Contender(name, (3, *(size or _SIZES.get(scope, _BACKBONE_SIZE))), make_forms(model))
@@ -125,11 +128,10 @@ def _from_timm(arch: str, size: tuple[int, int]) -> Contender:
 
 def _from_peer_config(scope: str, size: tuple[int, int] | None) -> Contender:
     name, path = _CONFIG_PEERS[scope]
-    spec = importlib.util.find_spec(scope)
-    file = spec and Path(spec.origin).parent / '.mim' / 'configs' / path
-    if not file or not file.is_file():
+    file = installed_file(scope, f'configs/{path}')
+    if file is None:
         raise MissingPackageError(f'{name} needs {scope} with its configs; {path} was not found.')
-    return from_config(name, read_config(str(file)), size)
+    return from_config(name, read_config(file), size)
 
 
 def plan(configs: Sequence[str], archs: Sequence[str], peers: bool,
@@ -144,16 +146,17 @@ def plan(configs: Sequence[str], archs: Sequence[str], peers: bool,
         size: Height and width, or None for those of the kind.
 
     Raises:
-        FileNotFoundError: A config does not exist.
-        ValueError: A config has no model, two have one name, or ``size`` is not positive.
+        MissingFileError: A config does not exist.
+        ConfigError: A config cannot be read, or has no model.
+        ArgumentError: Two configs have one name, or ``size`` is not positive.
     """
     if size is not None and min(size) < 1:
-        raise ValueError(f'--shape is a height and a width of at least 1, got {tuple(size)}.')
+        raise ArgumentError(f'--shape is a height and a width of at least 1, got {tuple(size)}.')
     read = {}
     for path in configs:
         name = Path(path).stem
         if name in read:
-            raise ValueError(f'Two configs go by the name {name!r}. Name one of them, or rename a copy.')
+            raise ArgumentError(f'Two configs go by the name {name!r}. Name one of them, or rename a copy.')
         read[name] = read_config(path)
     archs = list(dict.fromkeys(archs))
     builders = [partial(from_config, name, cfg, size) for name, cfg in read.items()]

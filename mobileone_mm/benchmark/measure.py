@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..deploy.graphs import trace_onnx
 from ..deploy.runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
+from ..utils.errors import ArgumentError
 from .contenders import Contender, build_all
 
 # The paper's section 3: Spearman's rho with latency, over published networks.
@@ -35,7 +36,7 @@ class Entry:
         runtime: One of ``RUNTIMES``.
         shape: (N, C, H, W) of the input.
         parameters: Of the module in this form.
-        macs: For one picture; mmengine's count.
+        macs: For one image; mmengine's count.
         run: One forward pass of the whole batch; returns the outputs.
         times_ms: Latencies of the measured rounds, in milliseconds.
     """
@@ -58,7 +59,7 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
     Args:
         builders: From ``contenders.plan`` or ``bottlenecks.plan``.
         runtimes: Some of ``RUNTIMES``: torch runs every form, the others the deploy form.
-        batch: Pictures in a forward pass.
+        batch: Images in a forward pass.
         threads: Threads of each runtime; default: torch's.
         rounds: Measured rounds, each of them one timed forward pass of everything, in random order.
         warmup: Rounds before these.
@@ -70,13 +71,14 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
 
     Raises:
         MissingPackageError: A runtime is not installed.
-        ValueError: An argument outside of its range, or a network that does not run.
+        ArgumentError: An argument outside of its range, or a network that does not run.
     """
-    for name, value, least in (('batch', batch, 1), ('threads', threads, 1), ('rounds', rounds, 1), ('warmup', warmup, 0)):
+    for name, value, least in (
+            ('batch', batch, 1), ('threads', threads, 1), ('rounds', rounds, 1), ('warmup', warmup, 0)):
         if value is not None and value < least:
-            raise ValueError(f'--{name} must be at least {least}, got {value}.')
+            raise ArgumentError(f'--{name} must be at least {least}, got {value}.')
     if device == 'cuda' and not torch.cuda.is_available():
-        raise ValueError('--device cuda needs a GPU that torch can use, and there is none. Leave it out.')
+        raise ArgumentError('--device cuda needs a GPU that torch can use, and there is none. Leave it out.')
     runtimes = list(dict.fromkeys(runtimes))
     versions = require_runtimes(runtimes, device)
     if threads is not None:
@@ -89,7 +91,7 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
     models = list(dict.fromkeys(entry.model for entry in entries))
     baseline = baseline or models[0]
     if baseline not in models:
-        raise ValueError(f'--baseline is one of {", ".join(map(repr, models))} here, got {baseline!r}.')
+        raise ArgumentError(f'--baseline is one of {", ".join(map(repr, models))} here, got {baseline!r}.')
     measure(entries, rounds, warmup)
     settings = dict(cpu=cpu_name(), device=torch.cuda.get_device_name() if device == 'cuda' else 'cpu', threads=threads,
                     batch=batch, rounds=rounds, warmup=warmup, baseline=baseline)
@@ -101,30 +103,30 @@ def make_entries(contender: Contender, runtimes: Sequence[str], batch: int, thre
     """Every form of a network for torch, and its deploy form for the other runtimes.
 
     Raises:
-        ValueError: It does not run on such an input, or does not export.
+        ArgumentError: It does not run on such an input, or does not export.
     """
     x = torch.randn(batch, *contender.shape, generator=torch.Generator().manual_seed(0)).to(device)
-    entries = []
-
-    def add(form: str, runtime: str, run: Callable) -> None:
-        entries.append(Entry(contender.name, form, runtime, tuple(x.shape), *counts[form], run))
-
+    forms = {form: module.to(device) for form, module in contender.forms.items()
+             if form == 'deploy' or 'torch' in runtimes}
     try:
-        counts = {form: count(module.to(device), x[:1]) for form, module in contender.forms.items()
-                  if form == 'deploy' or 'torch' in runtimes}
-        if 'torch' in runtimes:
-            for form, module in contender.forms.items():
-                add(form, 'torch', for_torch(module, x))
-        others = [runtime for runtime in runtimes if runtime != 'torch']
-        if others:
-            proto = trace_onnx(contender.forms['deploy'], x, 'input', [])
-            for runtime, compiled in (('onnxruntime', for_onnxruntime), ('openvino', for_openvino)):
-                if runtime in others:
-                    add('deploy', runtime, compiled(proto, x, threads))
-    except (RuntimeError, TypeError) as error:  # torch's, its exporter's, OpenVINO's; a network of more than one input
-        raise ValueError(f'{contender.name} does not run on {tuple(x.shape)} alone: {str(error).strip()[:300]!r}. Choose '
-                         'another --shape or --runtime, or leave it out.') from error
-    return entries
+        for_torch(forms['deploy'], x)()
+    except (RuntimeError, TypeError) as error:  # a size that does not divide; a network of more than one input
+        raise _refusal(contender, x, error) from error
+    counts = {form: count(module, x[:1]) for form, module in forms.items()}
+    runs = [(form, 'torch', for_torch(module, x)) for form, module in forms.items() if 'torch' in runtimes]
+    others = {'onnxruntime': for_onnxruntime, 'openvino': for_openvino}
+    if any(runtime in runtimes for runtime in others):
+        try:
+            proto = trace_onnx(forms['deploy'], x, 'input', [])
+        except torch.onnx.OnnxExporterError as error:
+            raise _refusal(contender, x, error) from error
+        runs += [('deploy', runtime, others[runtime](proto, x, threads)) for runtime in others if runtime in runtimes]
+    return [Entry(contender.name, form, runtime, tuple(x.shape), *counts[form], run) for form, runtime, run in runs]
+
+
+def _refusal(contender: Contender, x: Tensor, error: Exception) -> ArgumentError:
+    return ArgumentError(f'{contender.name} does not run on {tuple(x.shape)} alone: {str(error).strip()[:300]!r}. '
+                         'Choose another --shape or --runtime, or leave it out.')
 
 
 @torch.no_grad()
@@ -135,11 +137,12 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
 
 
 def measure(entries: Sequence[Entry], rounds: int, warmup: int) -> None:
-    """Run all entries once a round and append to their ``times_ms``, in an order that is drawn anew for each round.
+    """Run all entries once a round and append to their ``times_ms``, in an order shuffled before each round.
 
-    So whatever slows the machine for a while meets all of them. An entry's turn is some milliseconds of forward passes that
-    are not timed, at least one, and then one that is: at first the caches hold another network, and the threads of another
-    runtime still spin, waiting for work. (On two cores that made ONNX Runtime's first pass after torch's 1.6 times as long.)
+    So whatever slows the machine for a while meets all of them. An entry's turn is some milliseconds of forward passes
+    that are not timed, at least one, and then one that is: at first the caches hold another network, and the threads of
+    another runtime still spin, waiting for work. (On two cores that made ONNX Runtime's first pass after torch's 1.6
+    times as long.)
     """
     order, shuffle = list(entries), random.Random(0).shuffle
     for i in _track(range(warmup + rounds), 'Measuring'):

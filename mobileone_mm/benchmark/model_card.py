@@ -1,7 +1,7 @@
 """The model card: README's tables, metafile.yml beside the configs, and model-index.yml, from the configs themselves.
 
-The metafiles are the store, of which the tables are made. What a run is not given anew stays in them: results, weights and
-latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
+The metafiles are the store, of which the tables are made. What a run does not measure or get stays in them: results,
+weights and latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
 """
 import json
 import re
@@ -19,13 +19,14 @@ from ..datasets.check import datasets
 from ..engine.config import read_config
 from ..engine.trained import load_trained
 from ..reparameterize import reparameterize_model
+from ..utils.errors import ArgumentError, ModelCardError
 from ..utils.files import atomic_file, sha256
 from .contenders import Contender, build_all, plan
 from .measure import benchmark, count
 from .report import headline
 
-_HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.\n'
-           '# FLOPs are MACs, as everywhere in mm, of one picture; numbers without a form are of the deploy form.\n')
+_HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.'
+           '\n# FLOPs are MACs, as everywhere in mm, of one image; numbers without a form are of the deploy form.\n')
 _FORMS = (' (train form)', '')  # behind Parameters and FLOPs
 _LATENCY = 'inference time (ms/im)'
 _DATASETS = {'CocoDataset': 'COCO', 'PascalVOCDataset': 'Pascal VOC 2012', 'ADE20KDataset': 'ADE20K',
@@ -70,8 +71,8 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
 
     Args:
         root: Folder of README.md and configs.
-        configs: What to count anew, by path or by name; default: all but those of the drawn shapes. What is in no metafile
-            yet is counted in any case, and so is what ``checkpoints`` and ``logs`` name.
+        configs: What to count again, by path or by name; default: all but those of the drawn shapes. What is in no
+            metafile yet is counted in any case, and so is what ``checkpoints`` and ``logs`` name.
         checkpoints: Config -> its trained checkpoint.
         logs: Config -> work dir or scalars.json of its training.
         rounds: Rounds of measuring the latency of what is counted; None: latencies stay as they were.
@@ -80,21 +81,23 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
         Text by path.
 
     Raises:
-        OSError: A file is missing.
-        ValueError: A config, checkpoint, log, metafile or README is not what it should be.
+        ArgumentError: A config is not among those of the card.
+        CheckpointError: A checkpoint does not fit its config.
+        ModelCardError: A log, a metafile or the README is missing, or is not what it should be.
     """
     root = Path(root)
-    leaves = {path.stem: (kind, path) for kind in KINDS for path in sorted((root / 'configs' / kind.folder).glob('*.py'))
-              if not path.stem.endswith('_shapes')}
+    leaves = {path.stem: (kind, path) for kind in KINDS
+              for path in sorted((root / 'configs' / kind.folder).glob('*.py')) if not path.stem.endswith('_shapes')}
     checkpoints, logs = ({_known(config, leaves): file for config, file in (given or {}).items()}
                          for given in (checkpoints, logs))
     metafiles = {kind: _read_metafile(root / 'configs' / kind.folder / 'metafile.yml') for kind in KINDS}
     counted = {model['Name'] for metafile in metafiles.values() for model in metafile['Models']
                if 'FLOPs' in model.get('Metadata', {})}
-    chosen = {_known(config, leaves) for config in configs or leaves} | {*checkpoints, *logs} | (leaves.keys() - counted)
+    chosen = {_known(config, leaves) for config in configs or leaves}
+    chosen |= {*checkpoints, *logs} | (leaves.keys() - counted)
 
     # What may be refused comes before what takes minutes.
-    readme = (root / 'README.md').read_bytes().decode()
+    readme = _read(root / 'README.md')
     for kind in KINDS:
         readme = _fill(readme, kind, '')
     news = {name: {} for name in leaves if name in chosen}
@@ -149,18 +152,20 @@ def logged_values(log: str | Path, metric: str) -> list[float]:
     """All values of a metric in a work dir, of all its runs in turn, or in one file of mmengine's scalars.
 
     Raises:
-        ValueError: There is none, or what is there is not mmengine's.
+        ModelCardError: There is none, or what is there is not mmengine's.
     """
     files = sorted(Path(log).rglob('scalars.json')) or [Path(log)]
     remedy = 'Name the work dir of a training that validated, or its TIMESTAMP/vis_data/scalars.json.'
     try:
         rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
-        # Not NaN, nor the -1 of pycocotools for a mean over nothing.
-        values = [row[metric] for row in rows if row.get(metric, -1) >= 0]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f'{str(log)!r} is no log of mmengine: {error}. {remedy}') from error
+    except (OSError, ValueError) as error:  # the latter of JSON, and of bytes that are no text
+        raise ModelCardError(f'{str(log)!r} is no log of mmengine: {error}. {remedy}') from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise ModelCardError(f'{str(log)!r} is no log of mmengine: it has lines that are no dictionaries. {remedy}')
+    # Not NaN, nor the -1 of pycocotools for a mean over nothing.
+    values = [row[metric] for row in rows if row.get(metric, -1) >= 0]
     if not values:
-        raise ValueError(f'{str(log)!r} has no {metric}. {remedy}')
+        raise ModelCardError(f'{str(log)!r} has no {metric}. {remedy}')
     return values
 
 
@@ -168,17 +173,24 @@ def _known(config: str, leaves: Mapping[str, tuple[Kind, Path]]) -> str:
     """The name of a config that is given by it or by its path."""
     name = Path(config).stem
     if name not in leaves or (config != name and Path(config).resolve() != leaves[name][1].resolve()):
-        raise ValueError(f'{config!r} is not among the configs of the model card. They are {", ".join(leaves)}.')
+        raise ArgumentError(f'{config!r} is not among the configs of the model card. They are {", ".join(leaves)}.')
     return name
 
 
 def _read_metafile(path: Path) -> dict:
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        return {'Collections': [*content['Collections']], 'Models': content.get('Models') or []}
-    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'{str(path)!r} is no metafile with Collections: {reason}. Restore it by git.') from error
+        content, reason = yaml.safe_load(_read(path)), 'it has none'
+    except yaml.YAMLError as error:
+        content, reason = None, ' '.join(str(error).split())
+    if not isinstance(content, dict) or not isinstance(content.get('Collections'), list):
+        raise ModelCardError(f'{str(path)!r} is no metafile with Collections: {reason}. Restore it by git.')
+    return {'Collections': content['Collections'], 'Models': content.get('Models') or []}
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise ModelCardError(f'There is no {str(path)!r}. Restore it by git.')
+    return path.read_bytes().decode()
 
 
 def _dump(content: dict) -> str:
@@ -188,7 +200,7 @@ def _dump(content: dict) -> str:
 def _counts(contender: Contender) -> dict[str, int]:
     """Parameters and MACs in training, and with MobileOne reparameterized but all other norms in place."""
     model = contender.forms['eval'].train()
-    x = torch.zeros(2, *contender.shape)  # one picture alone gives a norm behind global pooling no statistics
+    x = torch.zeros(2, *contender.shape)  # one image alone gives a norm behind global pooling no statistics
     counts = {}
     for suffix, form in zip(_FORMS, (model, reparameterize_model(model).eval()), strict=True):
         parameters, macs = count(form, x)
@@ -229,7 +241,8 @@ def _fill(readme: str, kind: Kind, text: str) -> str:
     markers = [f'<!-- model-card:{kind.folder} -->', f'<!-- /model-card:{kind.folder} -->']
     parts = re.split('({}|{})'.format(*map(re.escape, markers)), readme)
     if parts[1::2] != markers:
-        raise ValueError(f'README.md needs the lines {markers[0]!r} and {markers[1]!r} around the table, each of them once.')
+        raise ModelCardError(f'README.md needs the lines {markers[0]!r} and {markers[1]!r} around the table, each of '
+                             'them once.')
     return ''.join([*parts[:2], f'\n\n{text}\n', *parts[3:]])
 
 

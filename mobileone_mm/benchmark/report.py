@@ -35,8 +35,8 @@ def print_report(report: dict, console: Console | None = None) -> None:
     console = console or Console(width=120)
     is_study = 'correlations' not in report
     form = [] if is_study else ['form']
-    table = Table(title=headline(report), caption=f'Ratio: over {report["settings"]["baseline"]}, deploy form, on the same '
-                  'runtime; median of the rounds.')
+    table = Table(title=headline(report), caption=f'Ratio: over {report["settings"]["baseline"]}, deploy form, on the '
+                  'same runtime; median of the rounds.')
     for column in ('model', *form, 'runtime', 'input'):
         table.add_column(column, overflow='fold')
     for column in ('params (M)', 'MACs (M)', 'median ms', 'p95 ms', 'ratio', *(['on a phone'] if is_study else [])):
@@ -63,8 +63,8 @@ def _sentence(correlation: dict) -> str:
     head = f'Spearman of {of} with latency on {correlation["runtime"]}'
     if correlation['rho'] is None:
         return f'{head}: needs at least three networks that differ in {of}.'
-    return (f'{head}: {correlation["rho"]:.2f} (p = {correlation["p"]:.2g}) over {correlation["models"]} networks; paper: '
-            f'{correlation["paper_phone"]:.2f} on a phone, {correlation["paper_cpu"]:.2f} on a CPU')
+    return (f'{head}: {correlation["rho"]:.2f} (p = {correlation["p"]:.2g}) over {correlation["models"]} networks; '
+            f'paper: {correlation["paper_phone"]:.2f} on a phone, {correlation["paper_cpu"]:.2f} on a CPU')
 
 
 def write_report(report: dict, out_dir: str | Path, name: str) -> list[Path]:
@@ -78,10 +78,10 @@ def write_report(report: dict, out_dir: str | Path, name: str) -> list[Path]:
     writer = csv.DictWriter(text, fields, extrasaction='ignore', lineterminator='\n')
     writer.writeheader()
     writer.writerows(report['rows'])
-    picture = io.BytesIO()
+    png = io.BytesIO()
     figure = plot_scatter(report) if 'correlations' in report else plot_bars(report)
-    FigureCanvasAgg(figure).print_png(picture)
-    contents = {'csv': text.getvalue().encode(), 'json': json.dumps(report, indent=1).encode(), 'png': picture.getvalue()}
+    FigureCanvasAgg(figure).print_png(png)
+    contents = {'csv': text.getvalue().encode(), 'json': json.dumps(report, indent=1).encode(), 'png': png.getvalue()}
     paths = []
     for suffix, content in contents.items():
         paths.append(Path(out_dir, f'{name}.{suffix}'))
@@ -133,8 +133,9 @@ def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
         heights[i] = min(height, top)
         top = heights[i] - gap
     for (name, x, y), height in zip(points, heights, strict=True):
-        axes.annotate(name, (x, y), (1.03, height), textcoords='axes fraction', va='center', fontsize=9, arrowprops=dict(
-            arrowstyle='-', color='#999999', linewidth=0.6, relpos=(0, 0.5), shrinkA=2, shrinkB=4))
+        line = dict(arrowstyle='-', color='#999999', linewidth=0.6, relpos=(0, 0.5), shrinkA=2, shrinkB=4)
+        axes.annotate(name, (x, y), (1.03, height), textcoords='axes fraction', va='center', fontsize=9,
+                      arrowprops=line)
 
 
 def plot_bars(report: dict) -> Figure:

@@ -11,15 +11,15 @@ from ..utils.errors import MissingDataError
 _HOW_TO = {
     'COCO_ROOT': 'Get COCO 2017 (train2017, val2017, annotations) from https://cocodataset.org, and set COCO_ROOT to '
                  'its folder.',
-    'VOC_ROOT': 'Get VOC 2012 (VOCtrainval_11-May-2012) from http://host.robots.ox.ac.uk/pascal/VOC/voc2012 and SBD from '
-                "http://home.bharathh.info/pubs/codes/SBD, make SegmentationClassAug and aug.txt with mmseg's "
+    'VOC_ROOT': 'Get VOC 2012 (VOCtrainval_11-May-2012) from http://host.robots.ox.ac.uk/pascal/VOC/voc2012 and SBD '
+                "from http://home.bharathh.info/pubs/codes/SBD, make SegmentationClassAug and aug.txt with mmseg's "
                 'tools/dataset_converters/voc_aug.py, and set VOC_ROOT to the folder VOC2012.',
     'ADE_ROOT': 'Get ADEChallengeData2016 from http://sceneparsing.csail.mit.edu, and set ADE_ROOT to its folder.',
-    'IN1K_ROOT': 'Get ILSVRC2012 from https://image-net.org: train and val, in each a folder for each of the 1000 classes, '
-                 'by its synset (n01440764, ...); or meta/train.txt and meta/val.txt beside them with the lines FILE '
-                 'CLASS_INDEX, as val comes without folders. Set IN1K_ROOT to the folder of all.',
-    'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies. What an earlier '
-                   'version drew must be removed first.',
+    'IN1K_ROOT': 'Get ILSVRC2012 from https://image-net.org: train and val, in each a folder for each of the 1000 '
+                 'classes, by its synset (n01440764, ...); or meta/train.txt and meta/val.txt beside them with the '
+                 'lines FILE CLASS_INDEX, as val comes without folders. Set IN1K_ROOT to the folder of all.',
+    'SHAPES_ROOT': 'Draw it: python tools/make_shapes.py data/shapes, or set SHAPES_ROOT to where it lies. What an '
+                   'earlier version drew must be removed first.',
 }
 _EMBEDDED = {
     'mmdet': 'configs/detection/ssdlite_mobileone_s2_shapes.py',
@@ -30,7 +30,7 @@ ROOT_VARIABLES = tuple(_HOW_TO)
 
 
 def datasets(config: dict) -> Iterator[dict]:
-    """The data sets in a dataset config, without wrappers such as RepeatDataset and ConcatDataset."""
+    """The datasets in a dataset config, without wrappers such as RepeatDataset and ConcatDataset."""
     inner = config.get('dataset') or config.get('datasets')
     if inner is None:
         yield config
@@ -40,7 +40,7 @@ def datasets(config: dict) -> Iterator[dict]:
 
 
 def _paths(dataset: dict) -> Iterator[str]:
-    """What a data set reads: its annotation file and its folders, as mmengine's BaseDataset joins them."""
+    """What a dataset reads: its annotation file and its folders, as mmengine's BaseDataset joins them."""
     root = dataset.get('data_root') or ''
     prefixes = dataset.get('data_prefix') or {}
     if isinstance(prefixes, str):
@@ -52,7 +52,7 @@ def _paths(dataset: dict) -> Iterator[str]:
 
 
 def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
-    """Check that the files and folders of a config's data sets exist, and that none is empty.
+    """Check that the files and folders of a config's datasets exist, and that none is empty.
 
     Args:
         cfg: A whole config.
@@ -76,7 +76,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         return
     lines = [f'The data of {osp.basename(cfg.filename or "this config")} is not there. Looked for']
     lines += [f'  {problem}' for problem in dict.fromkeys(missing)]
-    roots = [name for name in _HOW_TO if f'${name}:' in _config_sources(cfg.filename)]
+    roots = _roots(cfg, missing)
     for name in roots:
         value = os.environ.get(name)
         lines.append(f'{name} is {value!r}.' if value else f'{name} is not set, so its default was used.')
@@ -86,6 +86,14 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         lines.append(f'Or try the embedded default, which needs no download: python tools/make_shapes.py data/shapes '
                      f'&& python tools/train.py {embedded}')
     raise MissingDataError('\n'.join(lines))
+
+
+def _roots(cfg: Config, missing: list[str]) -> list[str]:
+    """Environment variables of a config, and of its bases, below whose folders something is missing."""
+    folders = {}
+    for name, default in re.findall(r'\{\{\$(\w+):([^}]*)\}\}', cfg.text):
+        folders[name] = osp.join(osp.abspath(os.environ.get(name) or default), '')
+    return [name for name in _HOW_TO if name in folders and any(folders[name] in problem for problem in missing)]
 
 
 def _imagenet_problems(dataset: dict) -> Iterator[str]:
@@ -112,15 +120,3 @@ def _is_empty(path: str) -> bool:
         return osp.getsize(path) == 0
     with os.scandir(path) as entries:
         return next(entries, None) is None
-
-
-def _config_sources(filename: str | None) -> str:
-    """The text of the config in which the root's environment variable stands: the leaf, or else its bases."""
-    if not filename or not osp.isfile(filename):
-        return ''
-    with open(filename) as file:
-        text = file.read()
-    if '{{$' in text:
-        return text
-    bases = Config._get_base_files(filename)
-    return text + ''.join(_config_sources(osp.join(osp.dirname(filename), base)) for base in bases)

@@ -1,4 +1,4 @@
-"""A small data set that is drawn, not downloaded: coloured shapes for detection, segmentation and classification."""
+"""A small dataset that is drawn, not downloaded: coloured shapes for detection, segmentation and classification."""
 import json
 import shutil
 from dataclasses import dataclass
@@ -9,14 +9,17 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
+from ..utils.errors import ArgumentError, DiskError
+from ..utils.files import disk_errors
+
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
 PALETTE = ((220, 60, 60), (60, 160, 60), (70, 90, 220), (230, 190, 40), (170, 70, 190))
 _MAX_OVERLAP = 0.35  # of a shape's own area that later shapes may cover
 
 
 @dataclass
-class Picture:
-    """One picture and its truth.
+class DrawnImage:
+    """One image and its truth.
 
     Attributes:
         image: RGB, (H, W, 3), uint8.
@@ -36,8 +39,8 @@ class Picture:
         return semantic
 
 
-def draw_picture(rng: np.random.Generator, size: int = 160, max_shapes: int = 5) -> Picture:
-    """Draw one shape or more, a quarter to two thirds of the picture wide, over a cluttered background.
+def draw_image(rng: np.random.Generator, size: int = 160, max_shapes: int = 5) -> DrawnImage:
+    """Draw one shape or more, a quarter to two thirds of the image wide, over a cluttered background.
 
     Args:
         rng: Source of all randomness.
@@ -58,7 +61,7 @@ def draw_picture(rng: np.random.Generator, size: int = 160, max_shapes: int = 5)
         full_masks.append(mask)
         labels.append(label)
     noise = rng.normal(0, rng.uniform(0, 8), image.shape)
-    return Picture(np.clip(image + noise, 0, 255).astype(np.uint8), labels, masks)
+    return DrawnImage(np.clip(image + noise, 0, 255).astype(np.uint8), labels, masks)
 
 
 def _shape_mask(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
@@ -117,8 +120,8 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size: int = 160, seed: int = 0) -> None:
-    """Draw the data set, as COCO detection and as VOC segmentation of the same pictures, and for classification, in the
-    layout of ImageNet, other pictures of one shape each::
+    """Draw the dataset, as COCO detection and as VOC segmentation of the same images, and for classification, in the
+    layout of ImageNet, other images of one shape each::
 
         out/annotations/instances_{train,val}.json
         out/JPEGImages/{train,val}_0000.jpg
@@ -131,48 +134,49 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
 
     Args:
         out: Folder to write; must not exist yet, or be empty.
-        num_train: Number of training pictures, of each kind.
-        num_val: Number of validation pictures, of each kind, never the training ones of another seed.
+        num_train: Number of training images, of each kind.
+        num_val: Number of validation images, of each kind, never the training ones of another seed.
         size: Height and width in pixels.
-        seed: Seed of all pictures.
+        seed: Seed of all images.
 
     Raises:
-        FileExistsError: ``out`` holds something already.
-        ValueError: A count or the size is too small.
+        ArgumentError: A count or the size is too small.
+        DiskError: ``out`` holds something already, or cannot be written.
     """
     out = Path(out)
     if min(num_train, num_val) < 1 or size < 32:
-        raise ValueError(f'Need at least one picture a split and a size of 32, got num_train={num_train}, '
-                         f'num_val={num_val}, size={size}.')
+        raise ArgumentError(f'Need at least one image per split and a size of 32, got num_train={num_train}, '
+                            f'num_val={num_val}, size={size}.')
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
-    work = out.with_name(f'.{out.name}.part')
-    shutil.rmtree(work, ignore_errors=True)
-    for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation', 'single/train', 'single/val',
-                   'single/meta'):
-        (work / folder).mkdir(parents=True)
-    _draw_split(work, 'train', num_train, size, (seed, 0))
-    _draw_split(work, 'val', num_val, size, (seed, 1))
-    _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
-    _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
-    if out.exists():
-        out.rmdir()
-    work.rename(out)
+        raise DiskError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
+    with disk_errors(out):
+        work = out.with_name(f'.{out.name}.part')
+        shutil.rmtree(work, ignore_errors=True)
+        for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation', 'single/train',
+                       'single/val', 'single/meta'):
+            (work / folder).mkdir(parents=True)
+        _draw_split(work, 'train', num_train, size, (seed, 0))
+        _draw_split(work, 'val', num_val, size, (seed, 1))
+        _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
+        _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
 
 
 def _draw_split(out: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
     images, annotations, names = [], [], []
     palette = [0, 0, 0, *(value for colour in PALETTE for value in colour)]
     for index in track(range(count), f'Drawing {split}'):
-        picture = draw_picture(np.random.default_rng((*seed, index)), size)
+        drawn = draw_image(np.random.default_rng((*seed, index)), size)
         name = f'{split}_{index:04d}'
         names.append(name)
-        Image.fromarray(picture.image).save(out / 'JPEGImages' / f'{name}.jpg', quality=95)
-        semantic = Image.fromarray(picture.semantic_mask(), mode='P')
+        Image.fromarray(drawn.image).save(out / 'JPEGImages' / f'{name}.jpg', quality=95)
+        semantic = Image.fromarray(drawn.semantic_mask(), mode='P')
         semantic.putpalette(palette)
         semantic.save(out / 'SegmentationClass' / f'{name}.png')
         images.append(dict(id=index, file_name=f'{name}.jpg', width=size, height=size))
-        for label, mask in zip(picture.labels, picture.masks, strict=True):
+        for label, mask in zip(drawn.labels, drawn.masks, strict=True):
             annotations.append(_annotation(len(annotations) + 1, index, label, mask))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     content = dict(info=dict(description='mobileone_mm shapes'), images=images, annotations=annotations,
@@ -183,10 +187,10 @@ def _draw_split(out: Path, split: str, count: int, size: int, seed: tuple[int, i
 
 def _draw_single(out: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
     lines = []
-    for index in track(range(count), f'Drawing {split}, one shape a picture'):
-        picture = draw_picture(np.random.default_rng((*seed, index)), size, max_shapes=1)
-        Image.fromarray(picture.image).save(out / split / f'{index:04d}.jpg', quality=95)
-        lines.append(f'{index:04d}.jpg {picture.labels[0]}\n')
+    for index in track(range(count), f'Drawing {split}, one shape per image'):
+        drawn = draw_image(np.random.default_rng((*seed, index)), size, max_shapes=1)
+        Image.fromarray(drawn.image).save(out / split / f'{index:04d}.jpg', quality=95)
+        lines.append(f'{index:04d}.jpg {drawn.labels[0]}\n')
     (out / 'meta' / f'{split}.txt').write_text(''.join(lines))
 
 

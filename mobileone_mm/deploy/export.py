@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..datasets.images import picture_files, read_picture
+from ..datasets.images import image_files, read_image
 from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
-from ..utils.errors import require
-from ..utils.files import atomic_file
+from ..utils.errors import ArgumentError, require
+from ..utils.files import atomic_file, disk_errors, make_folder
 from .exported_file import META, ExportedFile
 from .graphs import append_nms, trace_onnx, write_onnx
 from .quantize import quantize
@@ -23,7 +23,7 @@ from .wrappers import Deployable, DeployableDetector, input_shape, make_deployab
 
 SUFFIXES = {'onnx': '.onnx', 'torchscript': '.pt', 'openvino': '.xml', 'coreml': '.mlpackage'}
 INPUT = 'image'
-_INPUT = 'pictures in RGB, (N, 3, H, W), float32 from 0 to 255, in the size that the network takes'
+_INPUT = 'images in RGB, (N, 3, H, W), float32 from 0 to 255, in the size that the network takes'
 _OUTPUTS = {
     'boxes': 'x1, y1, x2, y2 in pixels of the input',
     'scores': '0 to 1; with labels of the box, else of each class; 0 where there is no box',
@@ -33,15 +33,15 @@ _OUTPUTS = {
 }
 
 
-def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str, *, shape: tuple[int, int] | None = None,
-           batch: int = 1, dynamic: bool = False, half: bool = False, nms: bool = False, argmax: bool = False,
-           calibration: str | Path | None = None, per_channel: bool = True, cfg_options: dict | None = None,
-           trust: bool = False) -> dict:
+def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str, *,
+           shape: tuple[int, int] | None = None, batch: int = 1, dynamic: bool = False, half: bool = False,
+           nms: bool = False, argmax: bool = False, calibration: str | Path | None = None, per_channel: bool = True,
+           cfg_options: dict | None = None, trust: bool = False) -> dict:
     """Write a trained detector or segmentor for a runtime, and compare its answers with PyTorch's.
 
     The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
-    :class:`DeployableDetector` and :class:`DeployableSegmentor` for its outputs). What it takes and gives, and the names of
-    the classes, stand in the file's metadata.
+    :class:`DeployableDetector` and :class:`DeployableSegmentor` for its outputs). What it takes and gives, and the
+    names of the classes, stand in the file's metadata.
 
     Args:
         config: Config that it was trained with.
@@ -49,24 +49,27 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         out: File to write, complete or not at all. OpenVINO has a second one with the weights, Core ML's is a folder.
         fmt: ``onnx``, ``torchscript``, ``openvino`` or ``coreml``.
         shape: Height and width of the input; default: what the config tests at.
-        batch: Pictures at once.
+        batch: Images at once.
         dynamic: Whether batch, height and width may vary (not for Core ML).
         half: Half precision inside; input and outputs stay float32.
         nms: Whether NMS is in the graph, for detectors (not for Core ML).
         argmax: Whether the graph gives classes instead of logits, for segmentors.
-        calibration: Folder of pictures; given, the network is quantized to int8 (ONNX and OpenVINO).
+        calibration: Folder of images; given, the network is quantized to int8 (ONNX and OpenVINO).
         per_channel: Whether int8 has a scale for each channel of a kernel, or one for all of it, which costs accuracy.
         cfg_options: As ``--cfg-options``.
         trust: As for ``read_checkpoint``.
 
     Returns:
         The file's metadata (see ``ExportedFile.meta``), its ``bytes``, and in words its ``agreement`` with PyTorch in
-        single precision on a synthetic picture, for int8 on one of ``calibration``; None where it cannot be run here.
+        single precision on a synthetic image, for int8 on one of ``calibration``; None where it cannot be run here.
 
     Raises:
-        FileNotFoundError: Config, checkpoint or calibration folder missing.
-        ValueError: An option that the format or the model cannot follow, or a checkpoint that does not fit.
+        MissingFileError: Config, checkpoint or calibration folder missing.
+        ConfigError: The config cannot be read, or its model cannot be exported.
+        CheckpointError: The checkpoint does not fit.
+        ArgumentError: An option that the format or the model does not allow.
         MissingPackageError: The format needs a package that is not installed.
+        DiskError: ``out`` cannot be written.
     """
     out = Path(out)
     _check_options(out, fmt, batch, dynamic, half, nms, calibration)
@@ -75,10 +78,12 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     reference = deployable = make_deployable(model, cfg, nms, argmax)
     height, width = shape or input_shape(cfg)
     if height < 1 or width < 1 or height % deployable.divisor or width % deployable.divisor:
-        raise ValueError(f'The input size is {height}x{width}, but the model takes multiples of {deployable.divisor}.')
+        raise ArgumentError(f'The input size is {height}x{width}, but the model takes multiples of '
+                            f'{deployable.divisor}.')
     if dynamic and deployable.divisor > 1:
-        raise ValueError(f'With free sizes a graph cannot pad to multiples of {deployable.divisor}, as data_preprocessor '
-                         'does. Name one size by --shape, or set its pad_size_divisor=1 by --cfg-options.')
+        raise ArgumentError(f'With free sizes a graph cannot pad to multiples of {deployable.divisor}, as '
+                            'data_preprocessor does. Name one size by --shape, or set its pad_size_divisor=1 by '
+                            '--cfg-options.')
     if half and fmt in ('onnx', 'torchscript'):
         deployable = make_deployable(model, cfg, nms, argmax).half_network()
     meta = dict(
@@ -86,8 +91,8 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         shape=[None, 3, None, None] if dynamic else [batch, 3, height, width], input=_INPUT,
         outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
         config=Path(config).name, **deployable.meta)
-    example = example_picture((height, width), 2 if dynamic else batch)  # a size of 1 would be taken for fixed
-    out.parent.mkdir(parents=True, exist_ok=True)
+    example = example_image((height, width), 2 if dynamic else batch)  # a size of 1 would be taken for fixed
+    make_folder(out.parent)
     if fmt == 'torchscript':
         _write_torchscript(deployable, example, out, meta)
     elif fmt == 'coreml':
@@ -101,8 +106,8 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
             proto = append_nms(proto, deployable.iou_threshold, deployable.max_per_img)
         write_onnx(proto, out) if fmt == 'onnx' else _write_openvino(proto, out, meta, half)
     if calibration is not None:  # what it was not scaled to tells nothing
-        picture = read_picture(picture_files(calibration)[0], (height, width))
-        example = torch.from_numpy(picture.repeat(len(example), axis=0))
+        image = read_image(image_files(calibration)[0], (height, width))
+        example = torch.from_numpy(image.repeat(len(example), axis=0))
     tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
     agreement = None if fmt == 'coreml' else compare(ExportedFile(out), reference, example, *tolerances)
     return meta | dict(bytes=sum(file.stat().st_size for file in _files(out)), agreement=agreement)
@@ -112,16 +117,17 @@ def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, n
                    calibration: str | Path | None) -> None:
     """Refuse early what would fail late."""
     if fmt not in SUFFIXES:
-        raise ValueError(f'Unknown format {fmt!r}. Allowed are {", ".join(SUFFIXES)}.')
+        raise ArgumentError(f'Unknown format {fmt!r}. Allowed are {", ".join(SUFFIXES)}.')
     if out.suffix != SUFFIXES[fmt]:
-        raise ValueError(f'A file of format {fmt} ends in {SUFFIXES[fmt]}, got {str(out)!r}.')
+        raise ArgumentError(f'A file of format {fmt} ends in {SUFFIXES[fmt]}, got {str(out)!r}.')
     if batch < 1 or (batch > 1 and (dynamic or fmt == 'coreml')):
-        raise ValueError(f'The batch is at least 1, and with free sizes or for Core ML it is not to be given; got {batch}.')
+        raise ArgumentError('The batch is at least 1, and with free sizes or for Core ML it is not to be given; got '
+                            f'{batch}.')
     if fmt == 'coreml' and (dynamic or nms):
-        raise ValueError(f'Core ML gets no {"dynamic sizes" if dynamic else "NMS"} here. Leave it out'
-                         f'{"" if dynamic else ", and let the app select boxes"}.')
+        raise ArgumentError(f'Core ML gets no {"dynamic sizes" if dynamic else "NMS"} here. Leave it out'
+                            f'{"" if dynamic else ", and let the app select boxes"}.')
     if calibration is not None and (half or fmt not in ('onnx', 'openvino')):
-        raise ValueError('int8 is for ONNX and OpenVINO, and excludes half precision.')
+        raise ArgumentError('int8 is for ONNX and OpenVINO, and excludes half precision.')
     for name in {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('onnx', 'onnxscript', 'openvino'),
                  'coreml': ('coremltools', ), 'torchscript': ()}[fmt]:
         require(name)
@@ -161,7 +167,7 @@ def _write_openvino(proto, out: Path, meta: dict, half: bool) -> None:
     openvino = require('openvino')
     model = openvino.Core().read_model(proto.SerializeToString())
     model.set_rt_info(json.dumps(meta), META)
-    with TemporaryDirectory(dir=out.parent) as folder:
+    with disk_errors(out), TemporaryDirectory(dir=out.parent) as folder:
         openvino.save_model(model, Path(folder, out.name), compress_to_fp16=half)
         os.replace(Path(folder, out.name).with_suffix('.bin'), out.with_suffix('.bin'))
         os.replace(Path(folder, out.name), out)
@@ -178,7 +184,7 @@ def _write_coreml(model: Deployable, example: Tensor, out: Path, meta: dict, hal
     for name, text in meta['outputs'].items():
         package.output_description[name] = text
     package.user_defined_metadata[META] = json.dumps(meta)
-    with TemporaryDirectory(dir=out.parent) as folder:
+    with disk_errors(out), TemporaryDirectory(dir=out.parent) as folder:
         package.save(str(Path(folder, out.name)))
         if out.exists():
             shutil.rmtree(out)
@@ -191,7 +197,7 @@ def _files(out: Path) -> list[Path]:
     return [out, out.with_suffix('.bin')] if out.suffix == '.xml' else [out]
 
 
-def example_picture(shape: tuple[int, int], batch: int = 1) -> Tensor:
+def example_image(shape: tuple[int, int], batch: int = 1) -> Tensor:
     """Smooth noise in RGB, (N, 3, H, W), 0 to 255: to trace with, and to compare runtimes on."""
     coarse = torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     return 255 * F.interpolate(coarse, shape, mode='bicubic').clamp(0, 1)
@@ -213,7 +219,7 @@ def compare(file: ExportedFile, model: Deployable, image: Tensor, pixels: float 
 
 def share_of_boxes(expected: dict[str, np.ndarray], got: dict[str, np.ndarray], pixels: float = 0.5,
                    score: float = 1e-3) -> float:
-    """Share of the expected boxes that are there: of the same class, all sides within some pixels, and the score as well.
+    """Share of the expected boxes that are there: of the same class, sides within some pixels, and the score too.
 
     Args:
         expected: ``boxes`` (N, K, 4), ``scores`` (N, K), ``labels`` (N, K; -1: no box).

@@ -1,19 +1,21 @@
 """Exported files, run: ONNX Runtime, OpenVINO, TorchScript."""
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ..utils.errors import ExportedFileError
+from ..utils.errors import ExportedFileError, MissingFileError, require
 from .runtimes import onnxruntime_session, openvino_compiled
 
 META = 'mobileone_mm'
 
 
 class ExportedFile:
-    """An exported file as a function of pictures.
+    """An exported file as a function of images.
 
     Args:
         path: ``.onnx``, ``.xml`` (OpenVINO) or ``.pt`` (TorchScript), as :func:`.export.export` writes them.
@@ -24,7 +26,7 @@ class ExportedFile:
             free).
 
     Raises:
-        FileNotFoundError: There is no such file.
+        MissingFileError: There is no such file.
         ExportedFileError: It cannot be read, or says nothing of itself.
         MissingPackageError: Its runtime is not installed.
     """
@@ -34,18 +36,14 @@ class ExportedFile:
         if path.suffix not in _RUNTIMES:
             raise ExportedFileError(f'Cannot run {str(path)!r}: allowed are files that end in {", ".join(_RUNTIMES)}.')
         if not path.is_file():
-            raise FileNotFoundError(f'There is no file {str(path)!r}.')
-        try:
-            self._run, meta = _RUNTIMES[path.suffix](path, threads)
-            self.meta = json.loads(meta)
-        except (ImportError, OSError):
-            raise
-        except Exception as error:  # each runtime has its own
-            raise ExportedFileError(f'{str(path)!r} is damaged, or was not written by tools/export.py: '
-                                    f'{str(error).splitlines()[0][:300]}') from error
+            raise MissingFileError(f'There is no file {str(path)!r}.')
+        self._run, meta = _RUNTIMES[path.suffix](path, threads)
+        if not meta:
+            raise _not_ours(path, 'it has no metadata of ours')
+        self.meta = json.loads(meta)
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Pictures in RGB, (N, 3, H, W), float32 from 0 to 255 -> the outputs by their names."""
+        """Images in RGB, (N, 3, H, W), float32 from 0 to 255 -> the outputs by their names."""
         return dict(zip(self.meta['outputs'], self._run(image), strict=True))
 
 
@@ -53,24 +51,46 @@ def is_exported(path: str | Path) -> bool:
     """Whether a path names an exported file: by its end, where that is not a checkpoint's too."""
     path = Path(path)
     if path.suffix == '.pt':
-        return zipfile.is_zipfile(path) and any(name.endswith('/constants.pkl') for name in zipfile.ZipFile(path).namelist())
+        return zipfile.is_zipfile(path) and any(
+            name.endswith('/constants.pkl') for name in zipfile.ZipFile(path).namelist())
     return path.suffix in _RUNTIMES
 
 
+def _not_ours(path: Path, reason: object) -> ExportedFileError:
+    return ExportedFileError(f'{str(path)!r} is damaged, or was not written by tools/export.py: '
+                             f'{" ".join(str(reason).split())[:300]}')
+
+
+@contextmanager
+def _reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """For the one call by which a runtime reads a file, with the errors by which it refuses one."""
+    try:
+        yield
+    except errors as error:
+        raise _not_ours(path, error) from error
+
+
 def _onnxruntime(path: Path, threads: int | None):
-    session = onnxruntime_session(str(path), threads)
+    errors = require('onnxruntime.capi.onnxruntime_pybind11_state', 'onnxruntime')  # they are public nowhere else
+    with _reading(path, errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf):
+        session = onnxruntime_session(str(path), threads)
     name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image}), session.get_modelmeta().custom_metadata_map[META]
+    return lambda image: session.run(None, {name: image}), session.get_modelmeta().custom_metadata_map.get(META)
 
 
 def _openvino(path: Path, threads: int | None):
-    model, compiled = openvino_compiled(str(path), threads)
-    return lambda image: list(compiled(image).values()), model.get_rt_info([META]).value
+    core = require('openvino').Core()
+    with _reading(path, RuntimeError):
+        model = core.read_model(str(path))
+    compiled = openvino_compiled(model, threads)
+    meta = model.get_rt_info([META]).value if model.has_rt_info([META]) else None
+    return lambda image: list(compiled(image).values()), meta
 
 
 def _torchscript(path: Path, threads: int | None):
     files = {META: ''}
-    module = torch.jit.load(path, map_location='cpu', _extra_files=files)
+    with _reading(path, RuntimeError):
+        module = torch.jit.load(path, map_location='cpu', _extra_files=files)
 
     @torch.inference_mode()
     def run(image: np.ndarray) -> list[np.ndarray]:

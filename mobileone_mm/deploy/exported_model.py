@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..datasets.check import datasets
 from ..engine.config import class_names
-from ..utils.errors import DataError
+from ..utils.errors import ArgumentError, ConfigError, DataError
 from .exported_file import ExportedFile
 
 
@@ -23,10 +23,10 @@ class ExportedModel(BaseModel):
     Args:
         file: The file.
         test_cfg: Of the detector: score threshold, NMS and number of boxes, if the file has no NMS (``nms_pre`` aside).
-        takes_bgr: Whether pictures come in BGR, as mm's pipelines load them.
+        takes_bgr: Whether images come in BGR, as mm's pipelines load them.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        MissingFileError: There is no such file.
         ExportedFileError: It cannot be read.
         MissingPackageError: Its runtime is not installed.
     """
@@ -38,13 +38,13 @@ class ExportedModel(BaseModel):
         self.takes_bgr = takes_bgr
 
     def forward(self, inputs: list[Tensor], data_samples: list[BaseDataElement], mode: str = 'predict') -> list:
-        """Pictures, each (3, H, W), and their data samples -> the data samples with predictions."""
+        """Images, each (3, H, W), and their data samples -> the data samples with predictions."""
         if mode != 'predict':
-            raise ValueError(f'An exported file can only predict, got mode={mode!r}.')
-        at_once = self.file.meta['shape'][0] or 1  # free sizes: pictures may differ in theirs
+            raise ArgumentError(f'An exported file can only predict, got mode={mode!r}.')
+        at_once = self.file.meta['shape'][0] or 1  # free sizes: images may differ in theirs
         for start in range(0, len(inputs), at_once):
             samples = data_samples[start:start + at_once]
-            batch = np.stack([self._picture(x) for x in inputs[start:start + at_once]])
+            batch = np.stack([self._image(x) for x in inputs[start:start + at_once]])
             if len(batch) < at_once:  # the last batch, filled up
                 batch = np.concatenate([batch, np.repeat(batch[-1:], at_once - len(batch), axis=0)])
             answers = {name: torch.from_numpy(value) for name, value in self.file(batch).items()}
@@ -59,17 +59,18 @@ class ExportedModel(BaseModel):
         if self.file.meta['task'] == 'detection':
             from mmdet.models.utils.misc import samplelist_boxtype2tensor
 
-            samplelist_boxtype2tensor(samples)  # as mmdet's data preprocessor does; metrics and visualizers want tensors
+            # As mmdet's data preprocessor does; metrics and visualizers want tensors.
+            samplelist_boxtype2tensor(samples)
         with torch.inference_mode():
             return self(data['inputs'], samples)
 
     val_step = test_step
 
-    def _picture(self, x: Tensor) -> np.ndarray:
+    def _image(self, x: Tensor) -> np.ndarray:
         expected = self.file.meta['shape'][2:]
         if any(size not in (None, got) for size, got in zip(expected, x.shape[1:], strict=True)):
-            raise DataError(f'The file takes pictures of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
-                             "the test pipeline's Resize, or export with --dynamic.")
+            raise DataError(f'The file takes images of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
+                            "the test pipeline's Resize, or export with --dynamic.")
         return (x.flip(0) if self.takes_bgr else x).float().cpu().numpy()
 
     def _add_boxes(self, sample: BaseDataElement, boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> None:
@@ -102,24 +103,25 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
     """Put an exported file into a config's model's place, and let the test pipeline give the size that it takes.
 
     Raises:
-        ValueError: The file is of another task, has other classes than the config's data, or ``cfg_options`` are to change
-            what is fixed in it.
+        ConfigError: The file is of another task, or has other classes than the config's data.
+        ArgumentError: ``cfg_options`` are to change what is fixed in the file.
     """
     meta = ExportedFile(file).meta
     scope = dict(detection='mmdet', segmentation='mmseg')[meta['task']]
     if cfg.get('default_scope') != scope:
-        raise ValueError(f'{str(file)!r} is for {meta["task"]}, and {cfg.filename!r} is not. Name the config that it was '
-                         f'exported with ({meta["config"]}).')
+        raise ConfigError(f'{str(file)!r} is for {meta["task"]}, and {cfg.filename!r} is not. Name the config that it '
+                          f'was exported with ({meta["config"]}).')
     expected = class_names(cfg)
     if expected != meta['classes']:
-        raise ValueError(f'{str(file)!r} has {len(meta["classes"])} classes ({", ".join(meta["classes"][:3])}, ...), and '
-                         f'{cfg.filename!r} has {len(expected)} ({", ".join(expected[:3])}, ...). Name the config that it '
-                         f'was exported with ({meta["config"]}).')
+        raise ConfigError(f'{str(file)!r} has {len(meta["classes"])} classes ({", ".join(meta["classes"][:3])}, ...), '
+                          f'and {cfg.filename!r} has {len(expected)} ({", ".join(expected[:3])}, ...). Name the config '
+                          f'that it was exported with ({meta["config"]}).')
     cfg.model = dict(type='ExportedModel', file=str(file), test_cfg=cfg.model.get('test_cfg'), _scope_='mmengine')
     for option in cfg_options or {}:
         is_open = 'init_cfg' in option or (option.startswith('model.test_cfg') and 'labels' not in meta['outputs'])
         if option.startswith('model.') and not is_open:
-            raise ValueError(f'{option} is fixed in {str(file)!r}. Give it to tools/export.py, or name a checkpoint.')
+            raise ArgumentError(f'{option} is fixed in {str(file)!r}. Give it to tools/export.py, or name a '
+                                'checkpoint.')
     cfg.data_preprocessor = None  # mmengine would hand it to the model
     height, width = meta['shape'][2:]
     if height is not None:

@@ -65,7 +65,8 @@ def _rename_sizes(proto) -> None:
                 size.dim_param = pattern.sub(lambda match: names[match[0]], size.dim_param)
 
 
-# Class by class, the boxes that NMS leaves keep their score and the others get 0; the best of all classes are the answer.
+# Per class, the boxes that NMS leaves keep their score and the others get 0; the best of all classes are the
+# answer.
 _NMS = """
 <ir_version: 10, opset_import: ["" : 20]>
 nms (float[N,A,4] candidates, float[N,A,C] class_scores) => (float[N,K,4] boxes, float[N,K] scores, int64[N,K] labels)
@@ -96,10 +97,11 @@ nms (float[N,A,4] candidates, float[N,A,C] class_scores) => (float[N,K,4] boxes,
 
 
 def append_nms(proto, iou_threshold: float, max_per_img: int):
-    """Put NMS behind a detector's graph: what :func:`mobileone_mm.deploy.wrappers.select_boxes` does, in ONNX's operators.
+    """Put NMS behind a detector's graph: what :func:`.wrappers.select_boxes` does, in ONNX's operators.
 
     Args:
-        proto: Graph with outputs ``boxes``, (N, A, 4), and ``scores``, (N, A, num_classes), 0 where there is no candidate.
+        proto: Graph with outputs ``boxes``, (N, A, 4), and ``scores``, (N, A, num_classes), 0 where there is no
+            candidate.
         iou_threshold: IoU above which the worse of two boxes of a class is dropped.
         max_per_img: Number K of boxes to return at most.
 

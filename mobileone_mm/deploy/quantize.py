@@ -4,19 +4,19 @@ from tempfile import TemporaryDirectory
 
 from rich.progress import track
 
-from ..datasets.images import picture_files, read_picture
+from ..datasets.images import image_files, read_image
 from ..utils.errors import require
 
 
 def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: bool = True):
-    """Quantize a graph's convolutions, with weights in int8 and activations in uint8, scaled to some pictures.
+    """Quantize a graph's convolutions, with weights in int8 and activations in uint8, scaled to some images.
 
-    Decoding stays in float32. So do the convolutions that nothing but decoding follows: scores and boxes would come in 256
-    steps. ``benchmarks/int8.py`` measures what the rest costs.
+    Decoding stays in float32. So do the convolutions that nothing but decoding follows: scores and boxes would come in
+    256 steps. ``benchmarks/int8.py`` measures what the rest costs.
 
     Args:
         proto: ``onnx.ModelProto`` of one input.
-        folder: Folder of pictures (some tens to hundreds) like those that it will see.
+        folder: Folder of images (some tens to hundreds) like those that it will see.
         shape: Height and width to resize them to.
         per_channel: One scale for each output channel of a kernel, instead of one for all. MobileOne's folded depthwise
             kernels differ by orders of magnitude between channels, and with one scale they are lost.
@@ -25,30 +25,31 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
         The graph in QDQ form.
 
     Raises:
-        FileNotFoundError: No pictures.
+        MissingFileError: No images.
     """
     onnx, tools = require('onnx'), require('onnxruntime.quantization', 'onnxruntime')
-    files = picture_files(folder)
+    files = image_files(folder)
     name = proto.graph.input[0].name
     batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
 
-    class Pictures(tools.CalibrationDataReader):
+    class Images(tools.CalibrationDataReader):
 
         def __init__(self):
             self.batches = iter(track(files, 'Calibrating'))
 
         def get_next(self) -> dict | None:
             file = next(self.batches, None)
-            return None if file is None else {name: read_picture(file, shape).repeat(batch, axis=0)}
+            return None if file is None else {name: read_image(file, shape).repeat(batch, axis=0)}
 
     with TemporaryDirectory() as temporary:
         whole, out = Path(temporary, 'float.onnx'), Path(temporary, 'int8.onnx')
         onnx.save(proto, whole)  # given the graph itself, it would move the weights out of it
         tools.quantize_static(
-            whole, out, Pictures(), per_channel=per_channel, activation_type=tools.QuantType.QUInt8,
+            whole, out, Images(), per_channel=per_channel, activation_type=tools.QuantType.QUInt8,
             weight_type=tools.QuantType.QInt8, nodes_to_exclude=_last_convolutions(proto),
-            # With the activations, a convolution's output is quantized behind its ReLU and wastes no step on what that cuts
-            # off. The mean of the pictures' extremes, not the extreme of all, as single outliers would set the scale.
+            # With the activations, a convolution's output is quantized behind its ReLU and wastes no step on what that
+            # cuts off. The mean of the images' extremes, not the extreme of all, as single outliers would set the
+            # scale.
             op_types_to_quantize=['Conv', 'Relu', 'Clip'], extra_options=dict(CalibMovingAverage=True))
         return onnx.load(out)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import require
+from ..utils.errors import ArgumentError, require
 
 RUNTIMES = ('torch', 'onnxruntime', 'openvino')
 
@@ -14,12 +14,12 @@ def require_runtimes(runtimes: Sequence[str], device: str) -> dict[str, str]:
 
     Raises:
         MissingPackageError: One of them, or what exports to it, is not installed.
-        ValueError: The device is not for them.
+        ArgumentError: The device is not for them.
     """
     others = [runtime for runtime in runtimes if runtime != 'torch']
     if device != 'cpu' and others:
-        raise ValueError(f'{" and ".join(others)} run on the CPU here, got --device {device}. Leave them out of --runtime, '
-                         'or leave --device out.')
+        raise ArgumentError(f'{" and ".join(others)} run on the CPU here, got --device {device}. Leave them out of '
+                            '--runtime, or leave --device out.')
     if others:
         require('onnx')
         require('onnxscript')
@@ -49,13 +49,13 @@ def onnxruntime_session(model: bytes | str, threads: int | None = None):
     return onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
 
 
-def openvino_compiled(model: bytes | str, threads: int | None = None) -> tuple:
-    """An ONNX file by its content, or an OpenVINO one by its path: OpenVINO's model, and it compiled for the CPU."""
-    core = require('openvino').Core()
-    model = core.read_model(model)
+def openvino_compiled(model, threads: int | None = None):
+    """An OpenVINO model, or an ONNX file by its content, compiled for the CPU."""
     # Where the CPU has bfloat16, that would be its default, and miss by pixels.
     settings = {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
-    return model, core.compile_model(model, 'CPU', settings | ({'INFERENCE_NUM_THREADS': threads} if threads else {}))
+    settings |= {'INFERENCE_NUM_THREADS': threads} if threads else {}
+    core = require('openvino').Core()
+    return core.compile_model(core.read_model(model) if isinstance(model, bytes) else model, 'CPU', settings)
 
 
 def for_onnxruntime(proto, x: Tensor, threads: int) -> Callable[[], Sequence]:
@@ -67,5 +67,5 @@ def for_onnxruntime(proto, x: Tensor, threads: int) -> Callable[[], Sequence]:
 
 def for_openvino(proto, x: Tensor, threads: int) -> Callable[[], Sequence]:
     """A call of an ``onnx.ModelProto`` on ``x`` by OpenVINO on the CPU, in float32."""
-    request, array = openvino_compiled(proto.SerializeToString(), threads)[1].create_infer_request(), x.numpy()
+    request, array = openvino_compiled(proto.SerializeToString(), threads).create_infer_request(), x.numpy()
     return lambda: list(request.infer([array], share_inputs=True, share_outputs=True).values())

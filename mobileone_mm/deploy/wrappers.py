@@ -8,22 +8,23 @@ from torch import Tensor, nn
 
 from ..datasets.check import datasets
 from ..reparameterize import reparameterize_model
+from ..utils.errors import ArgumentError, ConfigError
 
 
 class Deployable(nn.Module):
-    """Takes pictures in RGB, (N, 3, H, W), float32 from 0 to 255, and prepares them as the model's data preprocessor does.
+    """Takes images in RGB, (N, 3, H, W), float32 from 0 to 255, prepared as by the model's data preprocessor.
 
     The model is copied, put into the deploy form and in eval mode; the norms of neck and head are folded too.
     """
 
     output_names: tuple[str, ...]
-    meta: dict = {}  # what a reader of the file needs besides
+    meta: dict = {}  # what else a reader of the file needs
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = fuse_conv_bn(revert_sync_batchnorm(reparameterize_model(model)).eval())
         preprocessor = self.model.data_preprocessor
-        # mm reads pictures in BGR, and most models turn them into RGB: those take ours as they are.
+        # mm reads images in BGR, and most models turn them into RGB: those take ours as they are.
         self.takes_rgb = bool(getattr(preprocessor, 'channel_conversion', False)
                               or getattr(preprocessor, '_channel_conversion', False))
         normalizes = getattr(preprocessor, '_enable_normalize', False)
@@ -45,7 +46,7 @@ class Deployable(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network; pictures and answers are float32."""
+        """Of the network; images and answers are float32."""
         return next(self.model.parameters()).dtype
 
     def half_network(self) -> 'Deployable':
@@ -62,7 +63,8 @@ class DeployableDetector(Deployable):
 
     Decoding is that of mmdet's ``BaseDenseHead``. Boxes are xyxy in pixels of the input.
 
-    Shapes: (N, 3, H, W) -> without NMS, ``boxes`` (N, A, 4) and ``scores`` (N, A, num_classes) of all A priors. With NMS,
+    Shapes: (N, 3, H, W) -> without NMS, ``boxes`` (N, A, 4) and ``scores`` (N, A, num_classes) of all A priors. With
+        NMS,
     the K = ``test_cfg.max_per_img`` best, best first: ``boxes`` (N, K, 4), ``scores`` (N, K), ``labels`` (N, K), int64;
     where there are fewer, the rest has score 0 and label -1.
 
@@ -71,7 +73,7 @@ class DeployableDetector(Deployable):
         nms: Whether the thresholds, ``nms_pre`` and NMS of its ``test_cfg`` are part of it.
 
     Raises:
-        ValueError: The detector decodes in another way, or has another kind of NMS.
+        ConfigError: The detector decodes in another way, or has another kind of NMS.
     """
 
     def __init__(self, model: nn.Module, nms: bool = False):
@@ -82,8 +84,8 @@ class DeployableDetector(Deployable):
                 or type(head)._predict_by_feat_single is not BaseDenseHead._predict_by_feat_single \
                 or type(head).predict_by_feat is not BaseDenseHead.predict_by_feat \
                 or getattr(head.loss_cls, 'custom_cls_channels', False):
-            raise ValueError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are one-stage '
-                             "detectors whose head decodes as mmdet's BaseDenseHead: SSDLiteHead, RetinaHead, FCOSHead, ...")
+            raise ConfigError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are one-stage '
+                              "detectors whose head decodes as mmdet's BaseDenseHead: SSDLiteHead, RetinaHead, ...")
         super().__init__(model)
         self.head = self.model.bbox_head
         self.nms = nms
@@ -95,12 +97,12 @@ class DeployableDetector(Deployable):
         self.nms_pre = test_cfg.get('nms_pre', -1)
         self.min_bbox_size = test_cfg.get('min_bbox_size', -1)
         if nms and (nms_cfg.get('type') != 'nms' or nms_cfg.get('class_agnostic') or nms_cfg.get('offset')):
-            raise ValueError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", class by class, without offset. '
-                             'Set model.test_cfg.nms, or leave NMS out of the file.')
+            raise ConfigError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", per class, without offset. '
+                              'Set model.test_cfg.nms, or leave NMS out of the file.')
         self.output_names = ('boxes', 'scores', 'labels') if nms else ('boxes', 'scores')
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Pictures -> the outputs that ``output_names`` names."""
+        """Images -> the outputs that ``output_names`` names."""
         boxes, scores = self.candidates(image)
         return select_boxes(boxes, scores, self.iou_threshold, self.max_per_img) if self.nms else (boxes, scores)
 
@@ -109,7 +111,8 @@ class DeployableDetector(Deployable):
         height, width = image.shape[-2:]
         outputs = self.head(self.model.extract_feat(self.prepare(image)))
         levels = [self._scores(*level) for level in zip(outputs[0], *outputs[2:3], strict=True)]
-        priors = self.head.prior_generator.grid_priors([scores.shape[-2:] for scores in outputs[0]], device=image.device)
+        sizes = [scores.shape[-2:] for scores in outputs[0]]
+        priors = self.head.prior_generator.grid_priors(sizes, device=image.device)
         deltas = torch.cat([_flatten(level.float(), self.head.bbox_coder.encode_size) for level in outputs[1]], dim=1)
         priors = torch.cat(priors).expand(deltas.shape[0], -1, -1)
         boxes = self.head.bbox_coder.decode(priors.flatten(0, 1), deltas.flatten(0, 1)).unflatten(0, deltas.shape[:2])
@@ -145,7 +148,7 @@ class DeployableSegmentor(Deployable):
         argmax: Whether to give the class of each pixel.
 
     Raises:
-        ValueError: The segmentor predicts in another way than by one pass over the whole picture.
+        ConfigError: The segmentor predicts in another way than by one pass over the whole image.
     """
 
     def __init__(self, model: nn.Module, argmax: bool = False):
@@ -156,11 +159,11 @@ class DeployableSegmentor(Deployable):
         if type(model) is not EncoderDecoder or not isinstance(head, BaseDecodeHead) \
                 or type(head).predict is not BaseDecodeHead.predict \
                 or type(head).predict_by_feat is not BaseDecodeHead.predict_by_feat:
-            raise ValueError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are EncoderDecoders '
-                             "whose head predicts as mmseg's BaseDecodeHead.")
+            raise ConfigError(f'Cannot export {type(model).__name__} with {type(head).__name__}. Allowed are '
+                              "EncoderDecoders whose head predicts as mmseg's BaseDecodeHead.")
         if model.test_cfg.get('mode') != 'whole':
-            raise ValueError(f'Cannot export test_cfg.mode={model.test_cfg.get("mode")!r}: a graph sees the whole picture '
-                             'at once. Set model.test_cfg.mode=whole.')
+            raise ConfigError(f'Cannot export test_cfg.mode={model.test_cfg.get("mode")!r}: a graph sees the whole '
+                              'image at once. Set model.test_cfg.mode=whole.')
         super().__init__(model)
         self.argmax = argmax
         self.output_names = ('mask', ) if argmax else ('logits', )
@@ -168,7 +171,7 @@ class DeployableSegmentor(Deployable):
         self.meta = dict(align_corners=head.align_corners, threshold=head.threshold)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Pictures -> logits or mask."""
+        """Images -> logits or mask."""
         head = self.model.decode_head
         logits = head(self.model.extract_feat(self.prepare(image))).float()
         logits = F.interpolate(logits, image.shape[-2:], mode='bilinear', align_corners=head.align_corners)
@@ -181,28 +184,34 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
     """The deployable form of a config's model.
 
     Raises:
-        ValueError: The model is neither a detector nor a segmentor, cannot be exported, or an option is the other kind's.
+        ConfigError: The model is neither a detector nor a segmentor, or cannot be exported.
+        ArgumentError: An option is for the other kind of model.
     """
     scope = cfg.get('default_scope')
     if scope == 'mmdet':
         if argmax:
-            raise ValueError('argmax is for segmentors, and this is a detector. Leave it out.')
+            raise ArgumentError('argmax is for segmentors, and this is a detector. Leave it out.')
         return DeployableDetector(model, nms)
     if scope == 'mmseg':
         if nms:
-            raise ValueError('NMS is for detectors, and this is a segmentor. Leave it out.')
+            raise ArgumentError('NMS is for detectors, and this is a segmentor. Leave it out.')
         return DeployableSegmentor(model, argmax)
-    raise ValueError(f'Can export detectors (default_scope="mmdet") and segmentors ("mmseg"), got default_scope={scope!r}.')
+    raise ConfigError('Can export detectors (default_scope="mmdet") and segmentors ("mmseg"), got '
+                      f'default_scope={scope!r}.')
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width that a config tests at: what its test pipeline resizes to, or else its training crop."""
+    """Height and width that a config tests at: what its test pipeline resizes to, or else its training crop.
+
+    Raises:
+        ConfigError: It has neither.
+    """
     for step in next(datasets(cfg.test_dataloader.dataset)).pipeline:
         if step.get('type') == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
             return tuple(reversed(step['scale']))
     if 'crop_size' in cfg:
         return tuple(cfg.crop_size)
-    raise ValueError('The config has no fixed input size. Name it: --shape H W.')
+    raise ConfigError('The config has no fixed input size. Name it: --shape H W.')
 
 
 def _flatten(level: Tensor, channels: int) -> Tensor:
@@ -211,8 +220,9 @@ def _flatten(level: Tensor, channels: int) -> Tensor:
 
 
 @torch.jit.script
-def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_img: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Greedy NMS class by class, as mmcv's ``batched_nms``, on a batch and with outputs of a fixed size.
+def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float,
+                 max_per_img: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Greedy NMS per class, as mmcv's ``batched_nms``, on a batch and with outputs of a fixed size.
 
     Args:
         boxes: (N, A, 4), xyxy.
@@ -224,7 +234,7 @@ def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_im
         Boxes (N, K, 4), scores (N, K) and labels (N, K), best first; padded with boxes of 0, score 0, label -1.
     """
     num_boxes = boxes.shape[1]
-    pictures = torch.arange(boxes.shape[0], device=boxes.device)
+    images = torch.arange(boxes.shape[0], device=boxes.device)
     by_class = scores.transpose(1, 2).clone(memory_format=torch.contiguous_format)
     areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     count = min(max_per_img, by_class.shape[1] * num_boxes)
@@ -236,7 +246,7 @@ def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_im
         if not bool((best > 0).any()):
             break
         label = index // num_boxes
-        box = boxes[pictures, index % num_boxes]
+        box = boxes[images, index % num_boxes]
         is_real = best > 0
         out_scores[:, i] = best
         out_boxes[:, i] = box * is_real[:, None]
@@ -246,6 +256,6 @@ def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_im
         overlap = width.clamp(min=0) * height.clamp(min=0)
         own_area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
         keep = ~(overlap / (areas + own_area[:, None] - overlap) > iou_threshold)
-        by_class[pictures, label] = by_class[pictures, label] * keep
-        by_class[pictures, label, index % num_boxes] = 0.
+        by_class[images, label] = by_class[images, label] * keep
+        by_class[images, label, index % num_boxes] = 0.
     return out_boxes, out_scores, out_labels

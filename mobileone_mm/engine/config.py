@@ -1,60 +1,90 @@
 """Config files, and what they say of their data."""
 import os
+import traceback
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..datasets.check import ROOT_VARIABLES, datasets
-from ..utils.errors import MissingPackageError
+from ..utils.errors import ConfigError, MissingFileError, MissingPackageError
+
+# Modules that configs dumped by earlier runs import, and what they are called now.
+_MOVED = {
+    'mobileone_mm.ssd': 'mobileone_mm.tasks.detection',
+    'mobileone_mm.deeplabv3': 'mobileone_mm.tasks.segmentation',
+    'mobileone_mm.pretraining': 'mobileone_mm.tasks.pretraining',
+}
+_PIP_NAMES = {'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation', 'mmpretrain': 'onedl-mmpretrain'}
 
 
 def config_from_file(path: str | Path) -> Config:
     """Read a config file.
 
     Raises:
-        FileNotFoundError: There is no such config.
+        MissingFileError: There is no such config.
+        ConfigError: It is of no kind that mmengine reads, or imports a module of ours by a former name.
         MissingPackageError: It imports what needs a package that is not installed.
     """
     if not os.path.isfile(path):
-        raise FileNotFoundError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
+        raise MissingFileError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
+    if os.path.splitext(path)[1] not in ('.py', '.json', '.yaml', '.yml'):
+        raise ConfigError(f'Config {str(path)!r} is neither a .py, .json nor .yaml file.')
     for name in ROOT_VARIABLES:
         if os.environ.get(name) == '':
             del os.environ[name]  # mmengine takes an empty variable for a missing one, and its default away
     try:
         return Config.fromfile(path)
+    except FileNotFoundError as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if not frame.f_globals.get('__name__', '').startswith('mmengine.'):  # the config's own code
+            raise
+        raise MissingFileError(
+            f'Config {str(path)!r} has a _base_ that is missing: {error.filename or error}.') from error
     except ImportError as error:
-        cause = error
-        while cause is not None:  # mmengine itself only says which of custom_imports failed
-            if isinstance(cause, MissingPackageError):
-                raise cause from None
-            cause = cause.__context__
+        _explain_import(path, error)
         raise
+
+
+def _explain_import(path: str | Path, error: ImportError) -> None:
+    """Raise an error that names the remedy, where there is one, for an import that failed in a config."""
+    cause = error
+    while cause is not None:  # mmengine itself only says which of custom_imports failed
+        if isinstance(cause, MissingPackageError):
+            raise MissingPackageError(str(cause)) from error
+        name = cause.name if isinstance(cause, ModuleNotFoundError) else None
+        if name in _MOVED:
+            raise ConfigError(f'Config {str(path)!r} imports {name}, which is now {_MOVED[name]}. Replace the one by '
+                              'the other in its custom_imports.') from error
+        if name in _PIP_NAMES:
+            raise MissingPackageError(f'Config {str(path)!r} needs {name}, which is not installed. Install it: '
+                                      f'pip install {_PIP_NAMES[name]}') from error
+        cause = cause.__context__
 
 
 def read_config(path: str | Path, options: dict | None = None) -> Config:
     """Read a config of a model, with ``--cfg-options``.
 
     Raises:
-        FileNotFoundError: There is no such config.
-        ValueError: It has no model.
+        MissingFileError: There is no such config.
+        ConfigError: It cannot be read, or has no model.
     """
     cfg = config_from_file(path)
     cfg.merge_from_dict(options or {})
     if 'model' not in cfg:
-        raise ValueError(f'{str(path)!r} has no model.')
+        raise ConfigError(f'{str(path)!r} has no model.')
     return cfg
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """``classes``, ``palette`` and the like of the data set that a config tests on, whether it is there or not."""
+    """``classes``, ``palette`` and the like of the dataset that a config tests on, whether it is there or not."""
     dataset = next(datasets(cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         return dict(registry.get(dataset.type).METAINFO) | dict(dataset.get('metainfo') or {})
 
 
 def class_names(cfg: Config, checkpoint: dict | None = None) -> list[str]:
-    """Names of a model's classes: of its checkpoint, else of the data set that its config tests on."""
+    """Names of a model's classes: of its checkpoint, else of the dataset that its config tests on."""
     saved = ((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}
     saved = {key.lower(): value for key, value in saved.items()}
     return list(saved.get('classes') or dataset_meta(cfg)['classes'])

@@ -1,4 +1,7 @@
-"""All errors that tell a user what to do, and how tools end with them."""
+"""All errors that tell a user what to do, and how tools end with them.
+
+Each derives from :class:`MobileOneError` and from the built-in error that it would be without us.
+"""
 import importlib
 import os
 import signal
@@ -6,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
+
+from .processes import reports_error
 
 
 class MobileOneError(Exception):
@@ -44,6 +49,10 @@ class ExportedFileError(MobileOneError, ValueError):
     """A file that is no export of this package, or cannot be read."""
 
 
+class ModelCardError(MobileOneError, ValueError):
+    """A file from which the model card is made, or the card itself, is not what it should be."""
+
+
 class MissingPackageError(MobileOneError, ImportError):
     """What was asked for needs a package that is not installed."""
 
@@ -75,16 +84,22 @@ def some(items, limit: int = 3) -> str:
 
 
 @contextmanager
-def errors_in_one_line(*errors: type[Exception]) -> Iterator[None]:
-    """End a tool with the message of such an error, or of Ctrl-C, instead of its trace; said once by several processes."""
-    code = 1
+def errors_in_one_line() -> Iterator[None]:
+    """End a tool with the message of a :class:`MobileOneError`, or of Ctrl-C, instead of its traceback.
+
+    All other errors keep their traceback. With the environment variable ``MOBILEONE_MM_TRACEBACK=1``, ours do too. Of
+    several processes one prints (see :func:`.processes.reports_error`).
+    """
     try:
         yield
         return
-    except errors as error:
-        message = f'Error: {error}'
-    except KeyboardInterrupt as error:
-        message, code = str(error) or 'Interrupted.', 128 + signal.SIGINT
-    if os.environ.get('RANK', '0') == '0':
-        print(message, file=sys.stderr)
+    except (MobileOneError, KeyboardInterrupt) as error:
+        if os.environ.get('MOBILEONE_MM_TRACEBACK', '0') not in ('', '0'):
+            raise
+        if isinstance(error, KeyboardInterrupt):
+            message, code = str(error) or 'Interrupted.', 128 + signal.SIGINT
+        else:
+            message, code = f'Error: {error}', 1
+    if reports_error():
+        print(message, file=sys.stderr, flush=True)
     sys.exit(code)

@@ -1,5 +1,7 @@
 """Files that appear complete or not at all, and their checksums."""
 import hashlib
+import importlib.util
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +9,53 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmengine.fileio import LocalBackend, register_backend
+from mmengine.utils import get_installed_path
+
+from .errors import DiskError
+
+
+class _Part(io.FileIO):
+    """A file that remembers why a write failed: ``torch.save``, for one, ends with another error then."""
+
+    failure: OSError | None = None
+
+    def write(self, data) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+@contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Say that ``path`` could not be written. For use around nothing but the writing.
+
+    Raises:
+        DiskError: Naming the path and the system's reason.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: str | Path, error: OSError) -> DiskError:
+    return DiskError(f'Could not write {str(path)!r}: {error.strerror or error}. Make that possible, or name '
+                     'another path.')
+
+
+def make_folder(path: str | Path) -> Path:
+    """A folder, created with those above it if it is not there.
+
+    Raises:
+        DiskError: It cannot be created.
+    """
+    with disk_errors(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
 
 
 @contextmanager
@@ -15,21 +64,44 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
     It is written beside its place and moved there, so neither a full disk nor ``kill -9`` leaves half a file, and
     a file that was there before stays until its successor is complete. Its folder is created.
+
+    Raises:
+        DiskError: It cannot be written; nothing is left of it.
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f'{str(path)!r} is a folder; name a file.')
-    path.parent.mkdir(parents=True, exist_ok=True)
+        raise DiskError(f'{str(path)!r} is a folder; name a file.')
+    make_folder(path.parent)
     part = path.with_name(f'.{path.name}.part')
+    with disk_errors(path):
+        raw = _Part(part, 'wb')
     try:
-        with open(part, 'wb') as file:
+        with io.BufferedWriter(raw) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
+            with disk_errors(path):
+                file.flush()
+                os.fsync(file.fileno())
+        with disk_errors(path):
+            os.replace(part, path)
+    except Exception as error:
+        if raw.failure is None or isinstance(error, DiskError):
+            raise
+        raise _not_written(path, raw.failure) from error
+    finally:
         part.unlink(missing_ok=True)
-        raise
+
+
+def installed_file(package: str, path: str) -> str | None:
+    """A file that an mm package installs below its folder ``.mim``, or None if there is no such package or file.
+
+    Args:
+        package: Name for import, such as ``mmdet``.
+        path: Below that folder, such as ``tools/test.py``.
+    """
+    if importlib.util.find_spec(package) is None:
+        return None
+    file = os.path.join(get_installed_path(package), '.mim', path)
+    return file if os.path.isfile(file) else None
 
 
 def sha256(path: str | Path) -> str:

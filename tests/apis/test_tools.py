@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mobileone_mm.apis.launch import latest_checkpoint
+from mobileone_mm.apis.train_options import latest_checkpoint
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 from tests.support.detection import SHAPES, metrics, options

@@ -8,6 +8,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mobileone_mm.datasets.shapes import CLASSES, make_shapes
+from mobileone_mm.utils.errors import DiskError
 from tests.support.runs import python
 
 
@@ -49,9 +50,9 @@ def test_train_and_val_differ(shapes_root):
 
 def test_refuses_what_would_overwrite(tmp_path):
     (tmp_path / 'precious.txt').write_text('x')
-    with pytest.raises(FileExistsError, match='not an empty folder. Remove it, or name another'):
+    with pytest.raises(DiskError, match='not an empty folder. Remove it, or name another'):
         make_shapes(tmp_path, 1, 1)
-    with pytest.raises(ValueError, match='at least one picture a split and a size of 32, got num_train=0'):
+    with pytest.raises(ValueError, match='at least one image per split and a size of 32, got num_train=0'):
         make_shapes(tmp_path / 'new', 0, 1)
     assert [path.name for path in tmp_path.iterdir()] == ['precious.txt']
 

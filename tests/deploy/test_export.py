@@ -15,8 +15,8 @@ from mobileone_mm import MobileOne
 from mobileone_mm.apis.predict import build_inferencer
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import batched_nms
-from mobileone_mm.datasets.images import read_picture
-from mobileone_mm.deploy.export import example_picture, export, share_of_boxes
+from mobileone_mm.datasets.images import read_image
+from mobileone_mm.deploy.export import example_image, export, share_of_boxes
 from mobileone_mm.deploy.exported_file import ExportedFile, is_exported
 from mobileone_mm.deploy.exported_model import use_exported
 from mobileone_mm.deploy.graphs import trace_onnx
@@ -107,7 +107,7 @@ def pictures(tmp_path_factory):
     """Folder of three pictures of different sizes."""
     folder = tmp_path_factory.mktemp('pictures')
     for i, shape in enumerate([(240, 320), (333, 257), (320, 320)]):
-        picture = example_picture(shape)[0].permute(1, 2, 0).numpy()
+        picture = example_image(shape)[0].permute(1, 2, 0).numpy()
         noise = np.random.default_rng(i).normal(0, 20, picture.shape)
         cv2.imwrite(str(folder / f'{i}.png'), (picture + noise).clip(0, 255).astype(np.uint8))
     return folder
@@ -157,7 +157,7 @@ def test_detector_without_nms(detector, pictures, tmp_path):
     out = tmp_path / 'raw.onnx'
     export(*detector, out, 'onnx')
     file = ExportedFile(out)
-    answers = file(read_picture(pictures / '0.png', (320, 320)))
+    answers = file(read_image(pictures / '0.png', (320, 320)))
     num_priors = 6 * (20**2 + 10**2 + 5**2 + 3**2 + 2**2 + 1)
     assert {key: value.shape for key, value in answers.items()} == dict(boxes=(1, num_priors, 4), scores=(1, num_priors, 80))
     assert_alike(predicted(*detector, pictures), predicted(detector[0], out, pictures))
@@ -175,7 +175,7 @@ def test_free_sizes(fmt, suffix, detector, segmentor, tmp_path):
         model = build_inferencer(cfg, trained[1], 'cpu').model
         deployable = make_deployable(model, cfg, **options)
         for batch, height, width in shapes:
-            image = example_picture((height, width), batch)
+            image = example_image((height, width), batch)
             with torch.no_grad():
                 expected = deployable(image)
             got = file(image.numpy())
@@ -187,9 +187,9 @@ def test_free_sizes(fmt, suffix, detector, segmentor, tmp_path):
 
 
 def test_segmentor_answers_as_mm(segmentor, segmentor_onnx, tmp_path):
-    picture = example_picture((128, 160))[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    picture = example_image((128, 160))[0].permute(1, 2, 0).numpy().astype(np.uint8)
     cv2.imwrite(str(tmp_path / 'a.png'), picture[..., ::-1])
-    answer = ExportedFile(segmentor_onnx)(read_picture(tmp_path / 'a.png', (128, 160)))
+    answer = ExportedFile(segmentor_onnx)(read_image(tmp_path / 'a.png', (128, 160)))
     cfg = read_config(segmentor[0])
     cfg.test_dataloader.dataset.pipeline[1].scale = (160, 128)
     sample = build_inferencer(cfg, segmentor[1], 'cpu')(str(tmp_path / 'a.png'), return_datasamples=True)
@@ -259,7 +259,7 @@ def test_metadata(detector_onnx):
 @pytest.mark.slow
 def test_deploy_checkpoint_exports_alike(detector, tmp_path):
     python('tools/reparameterize.py', *detector, tmp_path / 'deployed.pth')
-    image = example_picture((320, 320)).numpy()
+    image = example_image((320, 320)).numpy()
     for name, checkpoint in (('a', detector[1]), ('b', tmp_path / 'deployed.pth')):
         export(detector[0], checkpoint, tmp_path / f'{name}.pt', 'torchscript')
     a, b = ExportedFile(tmp_path / 'a.pt')(image), ExportedFile(tmp_path / 'b.pt')(image)
@@ -288,7 +288,7 @@ test_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b'), palette=[[
 
 
 def test_half_precision(segmentor, tmp_path):
-    image = example_picture((128, 128)).numpy()
+    image = example_image((128, 128)).numpy()
     logits = {}
     for half in (False, True):
         out = tmp_path / f'{half}.onnx'
@@ -305,7 +305,7 @@ def test_int8(segmentor, pictures, tmp_path):
     export(*segmentor, tmp_path / 'int8.onnx', 'onnx', shape=shape, calibration=pictures)
     whole = onnx.load(tmp_path / 'float.onnx')
     onnx.save(quantize(whole, pictures, shape, per_channel=False), tmp_path / 'per_tensor.onnx')
-    image = read_picture(pictures / '0.png', shape)
+    image = read_image(pictures / '0.png', shape)
     files = {name: ExportedFile(tmp_path / f'{name}.onnx') for name in ('float', 'int8', 'per_tensor')}
     logits = {name: file(image)['logits'] for name, file in files.items()}
     error = {name: np.abs(logits[name] - logits['float']).mean() for name in logits}

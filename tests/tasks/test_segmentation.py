@@ -219,7 +219,7 @@ def test_too_few_pictures_for_a_batch(shapes_root, tmp_path):
     result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options(**{'train_dataloader.dataset.indices': 1}),
                     check=False, SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
-    assert 'Error: 1 pictures give no batch of 2 (drop_last=True)' in result.stderr
+    assert 'Error: 1 images give no batch of 2 (drop_last=True)' in result.stderr
 
 
 def test_an_empty_folder_is_missing_data(tmp_path):

@@ -1,0 +1,76 @@
+"""The options of ``tools/train.py``."""
+import re
+import zipfile
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.device import get_device
+
+from ..datasets.check import check_data
+from ..utils.errors import ArgumentError, ConfigError
+from .options import check_checkpoint, load_config
+
+
+def prepare_train(config: str | Path, *, work_dir: str | None = None, amp: bool = False, auto_scale_lr: bool = False,
+                  resume: str | None = None, cfg_options: dict | None = None, launcher: str = 'none',
+                  local_rank: int = 0) -> Config:
+    """Read a config and apply options for training; what is wrong with them is said before anything starts.
+
+    Args:
+        config: Config file.
+        work_dir: As for :func:`.options.load_config`, like the last three.
+        amp: Automatic mixed precision.
+        auto_scale_lr: Scale the LR by the batch size over the config's ``auto_scale_lr.base_batch_size``.
+        resume: Checkpoint to go on from, or ``'auto'`` for the latest in the work dir, if there is one.
+        cfg_options: Settings to override.
+        launcher: Job launcher.
+        local_rank: Rank on this machine.
+
+    Returns:
+        What :func:`.launch.train` takes.
+
+    Raises:
+        MissingFileError: Config, checkpoint or dataset missing.
+        ArgumentError: An option that cannot be followed here.
+        ConfigError: The config cannot be read, or does not allow an option.
+        DiskError: The work dir cannot be written to.
+    """
+    cfg = load_config(config, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher, local_rank=local_rank)
+    if amp:
+        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise ConfigError(f"--amp needs optim_wrapper.type='OptimWrapper', got {kind!r}.")
+        if get_device() == 'cpu':
+            raise ArgumentError('--amp needs an accelerator, and there is none. Leave it out.')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
+        cfg.auto_scale_lr.enable = True
+    if resume is not None:
+        checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
+        if checkpoint is not None:
+            check_checkpoint(checkpoint)
+            cfg.resume = True
+            cfg.load_from = checkpoint
+    check_data(cfg, ('train', 'val'))
+    return cfg
+
+
+def latest_checkpoint(work_dir: str | Path) -> str | None:
+    """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest complete one.
+
+    mmengine's ``find_latest_checkpoint`` returns what ``last_checkpoint`` names, whatever that is. This one passes over
+    a file that is missing or cut short by a kill, and finds those of a work dir that was moved.
+
+    Returns:
+        Its path; None if there is none, which starts from the beginning.
+    """
+    numbered = {path: re.fullmatch(r'(?:epoch|iter)_(\d+)\.pth', path.name) for path in Path(work_dir).glob('*.pth')}
+    candidates = sorted((path for path in numbered if numbered[path]), key=lambda path: int(numbered[path][1]),
+                        reverse=True)
+    pointer = Path(work_dir, 'last_checkpoint')
+    if pointer.is_file() and (name := pointer.read_text().strip()):
+        candidates = [Path(name), Path(work_dir, Path(name).name), *candidates]
+    return next((str(path) for path in candidates if path.is_file() and zipfile.is_zipfile(path)), None)
