@@ -1,5 +1,7 @@
 """Exported files, run: ONNX Runtime, OpenVINO, TorchScript."""
+import functools
 import json
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +47,20 @@ class ExportedFile:
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """Images in RGB, (N, 3, H, W), float32 from 0 to 255 -> the outputs by their names."""
         return dict(zip(self.meta['outputs'], self._run(image), strict=True))
+
+
+def open_exported(path: str | Path) -> ExportedFile:
+    """An :class:`ExportedFile`, the same one again as long as the file stays as it is.
+
+    A config takes the metadata of a file before its model is built of it, and opening compiles the network.
+    """
+    state = os.stat(path) if os.path.isfile(path) else None
+    return _open(os.path.abspath(path), state and (state.st_mtime_ns, state.st_size))
+
+
+@functools.lru_cache(maxsize=1)
+def _open(path: str, state: tuple[int, int] | None) -> ExportedFile:
+    return ExportedFile(path)
 
 
 def is_exported(path: str | Path) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..datasets.check import datasets
 from ..engine.config import class_names
 from ..utils.errors import ArgumentError, ConfigError, DataError
-from .exported_file import ExportedFile
+from .exported_file import open_exported
 
 
 @MODELS.register_module()
@@ -33,7 +33,7 @@ class ExportedModel(BaseModel):
 
     def __init__(self, file: str | Path, test_cfg: dict | None = None, takes_bgr: bool = True):
         super().__init__()
-        self.file = ExportedFile(file)
+        self.file = open_exported(file)
         self.test_cfg = test_cfg
         self.takes_bgr = takes_bgr
 
@@ -106,7 +106,7 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
         ConfigError: The file is of another task, or has other classes than the config's data.
         ArgumentError: ``cfg_options`` are to change what is fixed in the file.
     """
-    meta = ExportedFile(file).meta
+    meta = open_exported(file).meta
     scope = dict(detection='mmdet', segmentation='mmseg')[meta['task']]
     if cfg.get('default_scope') != scope:
         raise ConfigError(f'{str(file)!r} is for {meta["task"]}, and {cfg.filename!r} is not. Name the config that it '

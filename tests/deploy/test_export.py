@@ -1,5 +1,7 @@
 """Exported files answer as mm's own prediction does, and hold one convolution a block."""
 import json
+import os
+import shutil
 import sys
 from collections import Counter
 
@@ -16,6 +18,7 @@ from mobileone_mm.apis.predict import build_inferencer
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import batched_nms
 from mobileone_mm.datasets.images import read_image
+from mobileone_mm.deploy import exported_file
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
 from mobileone_mm.deploy.exported_file import ExportedFile, is_exported
 from mobileone_mm.deploy.exported_model import use_exported
@@ -184,6 +187,20 @@ def test_free_sizes(fmt, suffix, detector, segmentor, tmp_path):
                 assert share_of_boxes(expected, got) >= 0.99
             else:
                 torch.testing.assert_close(torch.from_numpy(got['logits']), expected, rtol=0, atol=1e-3)
+
+
+def test_a_file_is_opened_once_for_config_and_model(segmentor, segmentor_onnx, tmp_path, monkeypatch):
+    opened = []
+    session = exported_file.onnxruntime_session
+    monkeypatch.setattr(exported_file, 'onnxruntime_session', lambda *args: opened.append(args) or session(*args))
+    file = tmp_path / 'segmentor.onnx'
+    for number in (1, 2):  # once more when it was written again
+        shutil.copy(segmentor_onnx, file)
+        os.utime(file, (number, number))
+        cfg = read_config(segmentor[0])
+        use_exported(cfg, file)
+        MODELS.build(cfg.model)
+        assert len(opened) == number
 
 
 def test_segmentor_answers_as_mm(segmentor, segmentor_onnx, tmp_path):
