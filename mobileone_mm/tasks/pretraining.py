@@ -1,37 +1,12 @@
 """What the configs below ``configs/pretraining`` import: mmpretrain, and AutoAugment with a strength.
 
-mmpretrain imports torchvision, of which these configs use nothing; where torchvision is not installed, mmpretrain is
-imported without it.
+mmpretrain imports torchvision, of which these configs use nothing; where torchvision is not installed, a stand-in
+takes its place meanwhile.
 """
-import importlib.util
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from ..compat.stand_in import StandInFinder
+from ..compat.torchvision import importable_torchvision
 from ..utils.errors import MissingPackageError
 
-
-@contextmanager
-def _without_torchvision() -> Iterator[None]:
-    """Lets ``import torchvision`` succeed meanwhile where it would fail.
-
-    Only meanwhile: other libraries look whether there is a torchvision, and do without.
-    """
-    if importlib.util.find_spec('torchvision') is not None:
-        yield
-        return
-    finder = StandInFinder('torchvision', 'needs torchvision. Install the one that pytorch.org names for your torch.')
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
-        for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
-            del sys.modules[name]
-
-
-with _without_torchvision():
+with importable_torchvision():
     try:
         from mmpretrain.datasets.transforms.auto_augment import AUTOAUG_POLICIES, AutoAugment
         from mmpretrain.registry import TRANSFORMS
@@ -46,9 +21,9 @@ with _without_torchvision():
 class ProgressiveAutoAugment(AutoAugment):
     """AutoAugment with a strength, for progressive learning.
 
-    The paper lets the strength grow with the picture's size; how it scales AutoAugment is not known. Here magnitudes are
-    scaled between none and the policy's own, and, of operations without a magnitude (Equalize, Invert, AutoContrast), the
-    probability. A strength of 1 is AutoAugment itself.
+    The paper increases the strength with the image's size, but does not say how it scales AutoAugment. Here each
+    magnitude is scaled between no change and the policy's value; for operations without a magnitude (Equalize,
+    Invert, AutoContrast) the probability is scaled. A strength of 1 is AutoAugment itself.
 
     Args:
         policies: As for mmpretrain's ``AutoAugment``: ``'imagenet'``, or sub-policies, each a list of operations.
@@ -72,7 +47,7 @@ class ProgressiveAutoAugment(AutoAugment):
 
 
 def _scaled(operation: dict, strength: float) -> dict:
-    """One operation of a policy, weaker; at strength 0 it leaves the picture as it is."""
+    """One operation of a policy, weaker; at strength 0 it leaves the image as it is."""
     if 'bits' in operation:  # of a channel's 8
         return operation | {'bits': round(8 - strength * (8 - operation['bits']))}
     for key in ('angle', 'magnitude'):
