@@ -1,33 +1,24 @@
-"""Checkpoints, read safely from files and URLs."""
+"""Checkpoints, read from files without running code."""
 import logging
 import os
 import pickle
 import re
 import threading
-import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from typing import BinaryIO
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_rank, is_distributed
 from mmengine.logging import HistoryBuffer, print_log
-from torch import Tensor
 
-from ..utils.errors import CheckpointError
-from .layouts import SE, get_state_dict
-
-REMEDIES = ('Either download it by hand and point the config at the file '
-            '(--cfg-options model.backbone.init_cfg.checkpoint=/path/to/file), '
-            'or train from scratch (--cfg-options model.backbone.init_cfg=None).')
+from ..utils.errors import CheckpointError, MissingFileError
 
 
 def _globals_in_mmengine_checkpoints() -> list:
-    """What mmengine's checkpoints hold besides tensors: its log history, and numpy's scalars and arrays.
+    """What mmengine's checkpoints hold apart from tensors: its log history, and numpy's scalars and arrays.
 
     Nothing of it runs code. These are the names that stand in such files, private ones too: numpy's were moved from
     ``numpy.core`` to ``numpy._core`` with numpy 2.
@@ -36,7 +27,8 @@ def _globals_in_mmengine_checkpoints() -> list:
     functions = [(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
                  for name in ('scalar', '_reconstruct') for core in ('core', '_core')]
     dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'uint32', 'float32', 'float64')}
-    return [HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *functions, np.ndarray, np.dtype, *dtypes, slice]
+    return [HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *functions, np.ndarray, np.dtype, *dtypes,
+            slice]
 
 
 def _history_buffer_method(owner: type, name: str):
@@ -131,104 +123,21 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
     Args:
         filename: Path of the file.
         map_location: As for ``torch.load``.
-        trust: Unpickle anything, which may run code from the file. So does, in all tools, torch's own switch, the
-            environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1``.
+        trust: Unpickle anything, which may run code from the file. torch's environment variable
+            ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` does the same for all tools.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        MissingFileError: There is no such file.
         CheckpointError: It is no readable checkpoint, or needs more than safe unpickling.
     """
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
-        raise FileNotFoundError(f'Checkpoint {filename!r} does not exist. Check the path.')
+        raise MissingFileError(f'Checkpoint {filename!r} does not exist. Check the path.')
     if not trust:
         with explained_errors(filename):
             check_for_damage(filename)
     checkpoint = load_safely(filename, map_location, trust)
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a checkpoint '
-                              "with the key 'state_dict'.")
+        raise CheckpointError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a '
+                              "checkpoint with the key 'state_dict'.")
     return checkpoint
-
-
-def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained',
-                    drop_se: bool = False, trust: bool = False) -> dict[str, Tensor]:
-    """Fetch the state dict that an ``init_cfg`` of type ``Pretrained`` names.
-
-    Args:
-        checkpoint: Path, or an URL, which is downloaded once and kept in torch hub's cache.
-        prefix: Take only the keys below this prefix, e.g. ``'backbone.'``.
-        map_location: As for ``torch.load``.
-        type: The ``init_cfg``'s type, for the log.
-        drop_se: Leave Squeeze-and-Excitation out, to start S4 without it from the weights of S4.
-        trust: As for :func:`read_checkpoint`.
-
-    Raises:
-        CheckpointError: There is no such file, the download failed, it is no readable checkpoint, or has no keys
-            below ``prefix``; the message names the remedies.
-    """
-    print_log(f'{type}: load MobileOne from {checkpoint}', logger='current')
-    is_url = checkpoint.startswith(('http://', 'https://'))
-    path = download(checkpoint) if is_url else checkpoint
-    try:
-        content = read_checkpoint(path, map_location, trust)
-    except FileNotFoundError as error:
-        raise CheckpointError(f'{error} {REMEDIES}') from error
-    except CheckpointError as error:
-        if is_url:
-            raise CheckpointError(f'{error} This is the copy in torch hub\'s cache of {checkpoint}: delete it, and it is '
-                                  'downloaded again.') from error
-        raise
-    state_dict = get_state_dict(content)
-    if prefix is not None:
-        prefix = prefix.rstrip('.') + '.'
-        state_dict = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        if not state_dict:
-            raise CheckpointError(f'{checkpoint!r} has no keys below prefix={prefix!r}.')
-    if drop_se:
-        state_dict = {key: value for key, value in state_dict.items() if not SE.search(key)}
-    return state_dict
-
-
-def cached_path(url: str, folder: str | None = None) -> str:
-    """Where torch's hub keeps the file of an URL: in its folder of checkpoints, by the last part of the URL's path."""
-    return os.path.join(folder or os.path.join(torch.hub.get_dir(), 'checkpoints'), os.path.basename(urlparse(url).path))
-
-
-def download(url: str) -> str:
-    """Path of the file behind an URL: in torch hub's cache, where a file of that name is used as it is.
-
-    One process of each machine downloads. What arrives is kept only if it can be read: a download that broke off leaves
-    nothing. Several machines may share the folder: each writes to a file of its own, and moves it into place.
-
-    Raises:
-        CheckpointError: The download failed; the message names the remedies.
-    """
-    path = cached_path(url)
-    error = None
-    if _local_rank() == 0 and not os.path.isfile(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        part = f'{path}.{uuid.uuid4().hex}.part'
-        try:
-            torch.hub.download_url_to_file(url, part)
-            read_checkpoint(part, 'cpu')
-            os.replace(part, path)
-        except (OSError, HTTPException, CheckpointError) as caught:
-            error = caught  # raised only after the barrier, where the other processes wait
-        finally:
-            if os.path.exists(part):
-                os.unlink(part)
-    barrier()
-    if not os.path.isfile(path):
-        raise CheckpointError(f'Could not download the pretrained weights {url} '
-                              f'({error or "see the first process of this machine"}). {REMEDIES}') from error
-    return path
-
-
-def _local_rank() -> int:
-    """This process's number on its machine, as mmengine's launchers read it.
-
-    mmengine's ``get_local_rank`` needs a local process group, which mmengine itself never creates.
-    """
-    names = ('OMPI_COMM_WORLD_LOCAL_RANK', 'LOCAL_RANK')
-    return next((int(os.environ[name]) for name in names if name in os.environ), get_rank()) if is_distributed() else 0

@@ -1,10 +1,10 @@
 """What the configs below ``configs/pretraining`` import: mmpretrain, and AutoAugment with a strength.
 
 mmpretrain imports torchvision, of which these configs use nothing; where torchvision is not installed, a stand-in
-takes its place meanwhile.
+takes its place during that import.
 """
 from ..compat.torchvision import importable_torchvision
-from ..utils.errors import MissingPackageError
+from ..utils.errors import ArgumentError, MissingPackageError
 
 with importable_torchvision():
     try:
@@ -12,8 +12,9 @@ with importable_torchvision():
         from mmpretrain.registry import TRANSFORMS
         from mmpretrain.utils import register_all_modules
     except ImportError as error:
-        raise MissingPackageError(f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or beside '
-                                  'upstream mmengine and mmcv: pip install mmpretrain.') from error
+        raise MissingPackageError(
+            f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or, with upstream mmengine and '
+            'mmcv: pip install mmpretrain.') from error
     register_all_modules(init_default_scope=False)
 
 
@@ -31,15 +32,16 @@ class ProgressiveAutoAugment(AutoAugment):
         hparams: As for ``AutoAugment``.
 
     Raises:
-        ValueError: ``strength`` is not from 0 to 1, or ``policies`` is not known.
+        ArgumentError: ``strength`` is not from 0 to 1, or ``policies`` is not known.
     """
 
-    def __init__(self, policies: str | list[list[dict]] = 'imagenet', strength: float = 1.0, hparams: dict | None = None):
+    def __init__(self, policies: str | list[list[dict]] = 'imagenet', strength: float = 1.0,
+                 hparams: dict | None = None):
         if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
-            raise ValueError(f'strength must be a number from 0 to 1, got {strength!r}.')
+            raise ArgumentError(f'strength must be a number from 0 to 1, got {strength!r}.')
         if isinstance(policies, str):
             if policies not in AUTOAUG_POLICIES:
-                raise ValueError(f'policies must be one of {sorted(AUTOAUG_POLICIES)}, or a list, got {policies!r}.')
+                raise ArgumentError(f'policies must be one of {sorted(AUTOAUG_POLICIES)}, or a list, got {policies!r}.')
             policies = AUTOAUG_POLICIES[policies]
         super().__init__([[_scaled(operation, strength) for operation in sub_policy] for sub_policy in policies],
                          hparams or dict(pad_val=128))

@@ -4,6 +4,8 @@ from mmseg.models.decode_heads import ASPPHead
 from mmseg.registry import MODELS
 from torch import Tensor, nn
 
+from ..utils.errors import DataError
+
 
 @MODELS.register_module()
 class DeepLabV3Head(ASPPHead):
@@ -13,7 +15,7 @@ class DeepLabV3Head(ASPPHead):
     variance from a single image, and torch ends with "Expected more than 1 value per channel".
 
     Raises:
-        ValueError: In training mode, a batch of one on one device.
+        DataError: In training mode, a batch of one on one device.
     """
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
@@ -22,8 +24,8 @@ class DeepLabV3Head(ASPPHead):
             for norm in self.image_pool.modules():
                 if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and \
                         not (isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1):
-                    raise ValueError(
-                        'Got a batch of one image: the batch norm of the image-pooling branch needs at least two values '
-                        'per channel. Set train_dataloader.batch_size to 2 or more, with drop_last=True, or train on '
-                        "several GPUs with sync_bn='torch'.")
+                    raise DataError(
+                        'Got a batch of one image: the batch norm of the image-pooling branch needs at least two '
+                        'values per channel. Set train_dataloader.batch_size to 2 or more, with drop_last=True, or '
+                        "train on several GPUs with sync_bn='torch'.")
         return super().forward(inputs)

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mobileone_mm import ARCHS, MobileOne, calibrate_norms
 from mobileone_mm.checkpoint import read as checkpoint_module
-from mobileone_mm.checkpoint.read import load_pretrained, read_checkpoint
+from mobileone_mm.checkpoint.pretrained import load_pretrained
+from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.utils.errors import CheckpointError
 from tests.support.layouts import TO_APPLE, TO_MMPRETRAIN, TO_TIMM, rename
 from tests.support.paths import real_data
