@@ -14,6 +14,11 @@ from mmengine.runner import Runner
 from ..utils.errors import DataError, DiskError
 from .train_options import latest_checkpoint
 
+# By their entries in configs/_base_/default_runtime.py.
+_CHECKS = {
+    'checkpoint_fit': 'CheckpointFitHook', 'num_classes_fit': 'NumClassesFitHook', 'divergence': 'DivergenceHook',
+    'own_checkpoints': 'OwnCheckpointsHook', 'resume_schedule': 'ResumeScheduleHook',
+}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -78,13 +83,16 @@ def test(cfg: Config) -> None:
 def _add_checks(cfg: Config) -> None:
     """Our hooks that check, also for configs with other hooks than ours; an entry of None switches one off."""
     defaults = cfg.get('default_hooks') or {}
-    for key, name in (('checkpoint_fit', 'CheckpointFitHook'), ('num_classes_fit', 'NumClassesFitHook')):
+    for key, name in _CHECKS.items():
         if key in defaults and defaults[key] is None:
             del defaults[key]  # mmengine takes None for its own hooks only
             continue
         hooks = [*(cfg.get('custom_hooks') or []), *filter(None, defaults.values())]
         if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
             cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
+        if name == 'DivergenceHook':  # mmdet's comes first, by its priority, and ends without words
+            cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                                if not (isinstance(hook, dict) and 'CheckInvalidLossHook' in str(hook.get('type')))]
 
 
 @contextmanager
