@@ -32,6 +32,7 @@ def build_runner(cfg: Config) -> Runner:
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
         cfg.sync_bn = None  # SyncBN has no implementation for the CPU
     _add_checks(cfg)
+    _fit_workers(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -93,6 +94,15 @@ def _add_checks(cfg: Config) -> None:
         if name == 'DivergenceHook':  # mmdet's comes first, by its priority, and ends without words
             cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
                                 if not (isinstance(hook, dict) and 'CheckInvalidLossHook' in str(hook.get('type')))]
+
+
+def _fit_workers(cfg: Config) -> None:
+    """Without workers, leave out what torch's DataLoader refuses then, though there is nothing for it to do."""
+    for key, loader in cfg.items():
+        # What is built already has been checked by torch.
+        if key.endswith('_dataloader') and isinstance(loader, dict) and not loader.get('num_workers'):
+            for option in ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout'):
+                loader.pop(option, None)
 
 
 @contextmanager
