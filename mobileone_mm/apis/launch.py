@@ -11,6 +11,7 @@ from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..engine.build_errors import explained_build_errors
 from ..utils.errors import DataError, DiskError
 from .train_options import latest_checkpoint
 
@@ -33,7 +34,8 @@ def build_runner(cfg: Config) -> Runner:
         cfg.sync_bn = None  # SyncBN has no implementation for the CPU
     _add_checks(cfg)
     _fit_workers(cfg)
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with explained_build_errors(cfg):
+        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def train(cfg: Config) -> None:
@@ -43,19 +45,22 @@ def train(cfg: Config) -> None:
         cfg: From :func:`.train_options.prepare_train`, or any config of an mm library with a ``work_dir``.
 
     Raises:
+        ConfigError: Something that the config describes cannot be built.
         DataError: A dataset gives no batch, or has other classes than the model.
         CheckpointError: A checkpoint that is to be loaded does not fit.
         DiskError: A checkpoint or a log could not be written.
     """
     runner = build_runner(cfg)
     try:
-        with _explained_data_errors():  # train() takes the loops as they are here
+        # train() takes the loops as they are here
+        with _explained_data_errors(), explained_build_errors(cfg):
             loop, _ = runner.train_loop, runner.val_loop
         if loop is not None and hasattr(loop.dataloader.dataset, '__len__') and len(loop.dataloader) == 0:
             loader = loop.dataloader
             raise DataError(f'{len(loader.dataset)} images give no batch of {loader.batch_size} (drop_last=True) on '
                             f'{get_world_size()} device(s). Set train_dataloader.batch_size lower, or add images.')
-        runner.train()
+        with explained_build_errors(cfg):  # of optimizer and schedules
+            runner.train()
     except OSError as error:  # of a checkpoint, which is written by atomic_file, or of a log
         if not isinstance(error, DiskError) and error.errno not in _DISK_ERRORS:
             raise
@@ -72,11 +77,12 @@ def test(cfg: Config) -> None:
         cfg: From :func:`.test_options.prepare_test`.
 
     Raises:
+        ConfigError: Something that the config describes cannot be built.
         DataError: The dataset has no images, or other classes than the model.
         CheckpointError: The checkpoint does not fit.
     """
     runner = build_runner(cfg)
-    with _explained_data_errors():
+    with _explained_data_errors(), explained_build_errors(cfg):
         _ = runner.test_loop
     runner.test()
 

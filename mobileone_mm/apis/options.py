@@ -7,6 +7,7 @@ from tempfile import TemporaryFile
 from mmengine.config import Config
 
 from ..engine.config import config_from_file
+from ..engine.overrides import override
 from ..utils.errors import DiskError, MissingFileError
 
 
@@ -23,13 +24,13 @@ def load_config(config: str | Path, *, work_dir: str | None = None, cfg_options:
 
     Raises:
         MissingFileError: There is no such config.
-        ConfigError: It cannot be read.
+        ConfigError: It cannot be read, or has no place for an option.
         DiskError: The work dir cannot be written to.
     """
     os.environ.setdefault('LOCAL_RANK', str(local_rank))
     cfg = config_from_file(config)
     cfg.launcher = launcher
-    cfg.merge_from_dict(cfg_options or {})
+    override(cfg, cfg_options)
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get('work_dir') is None:

@@ -15,6 +15,7 @@ _TTA_MODELS = {
     'mmseg': dict(type='SegTTAModel'),
     'mmpretrain': dict(type='AverageClsScoreTTA'),
 }
+_WRITERS = ('IoUMetric', 'CityscapesMetric')  # mmseg's metrics that write masks
 
 
 def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | None = None, out: str | None = None,
@@ -66,7 +67,7 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
 
 
 def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    hook, scope = cfg.default_hooks.get('visualization'), cfg.get('default_scope')
+    hook, scope = (cfg.get('default_hooks') or {}).get('visualization'), cfg.get('default_scope')
     if hook is None:
         raise ConfigError('--show and --show-dir need default_hooks.visualization in the config.')
     if scope == 'mmpretrain':
@@ -76,6 +77,8 @@ def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> No
     if show:
         hook.update(show=True, wait_time=wait_time)
     if show_dir and scope == 'mmseg':
+        if not cfg.get('visualizer'):
+            raise ConfigError('--show-dir needs a visualizer in the config.')
         cfg.visualizer.save_dir = show_dir
     elif show_dir:
         hook.test_out_dir = show_dir
@@ -100,11 +103,22 @@ def _use_tta(cfg: Config) -> None:
 
 def _write_predictions(cfg: Config, out: str) -> None:
     scope = cfg.get('default_scope')
+    evaluators = cfg.get('test_evaluator')
+    if not evaluators:
+        raise ConfigError('--out needs a test_evaluator in the config.')
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     if scope == 'mmseg':
-        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+        writers = [each for each in evaluators if len(evaluators) == 1 or _writes_masks(each.get('type'))]
+        if not writers:
+            raise ConfigError(f'--out needs one of {", ".join(_WRITERS)} in test_evaluator, to write the masks.')
+        writers[0].update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ArgumentError(f'--out is a .pkl or .pickle file for a detector or a classifier, got {out!r}.')
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     dump = 'DumpResults' if scope == 'mmpretrain' else 'DumpDetResults'
     cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+
+
+def _writes_masks(kind: str | type) -> bool:
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+    return name in _WRITERS

@@ -37,6 +37,8 @@ def prepare_train(config: str | Path, *, work_dir: str | None = None, amp: bool 
     """
     cfg = load_config(config, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher, local_rank=local_rank)
     if amp:
+        if not cfg.get('optim_wrapper'):
+            raise ConfigError('--amp needs an optim_wrapper, and the config has none.')
         kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise ConfigError(f"--amp needs optim_wrapper.type='OptimWrapper', got {kind!r}.")
@@ -45,7 +47,7 @@ def prepare_train(config: str | Path, *, work_dir: str | None = None, amp: bool 
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ConfigError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
     if resume is not None:

@@ -101,7 +101,9 @@ def _imagenet_problems(dataset: dict) -> Iterator[str]:
     if dataset.get('type') not in ('ImageNet', 'mmpretrain.ImageNet') or not dataset.get('split'):
         return
     root, split = dataset.get('data_root') or '', dataset['split']
-    folder, listed = osp.join(root, split), osp.join(root, 'meta', f'{split}.txt')
+    prefix = dataset.get('data_prefix') or split  # which goes before the split, as there
+    prefix = prefix.get('img_path', '') if isinstance(prefix, dict) else prefix
+    folder, listed = osp.join(root, prefix), osp.join(root, 'meta', f'{split}.txt')
     if osp.isfile(listed):
         with open(listed) as file:
             name = (file.readline().rsplit(maxsplit=1) or [''])[0]

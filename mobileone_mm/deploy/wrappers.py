@@ -208,7 +208,8 @@ def input_shape(cfg: Config) -> tuple[int, int]:
     """
     for step in next(datasets(cfg.test_dataloader.dataset)).pipeline:
         if step.get('type') == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
-            return tuple(reversed(step['scale']))
+            scale = step['scale']
+            return (scale, scale) if isinstance(scale, int) else tuple(reversed(scale))
     if 'crop_size' in cfg:
         return tuple(cfg.crop_size)
     raise ConfigError('The config has no fixed input size. Name it: --shape H W.')

@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS
 
 from ..datasets.check import ROOT_VARIABLES, datasets
 from ..utils.errors import ConfigError, MissingFileError, MissingPackageError
+from .overrides import override
 
 # Modules that configs dumped by earlier runs import, and what they are called now.
 _MOVED = {
@@ -70,7 +71,7 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
         ConfigError: It cannot be read, or has no model.
     """
     cfg = config_from_file(path)
-    cfg.merge_from_dict(options or {})
+    override(cfg, options)
     if 'model' not in cfg:
         raise ConfigError(f'{str(path)!r} has no model.')
     return cfg

@@ -1,0 +1,71 @@
+"""``--cfg-options``: settings of a config, overridden by dotted key."""
+import inspect
+import logging
+from difflib import get_close_matches
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from ..utils.errors import ConfigError
+from ..utils.processes import reports_error
+
+# What mmengine, the mm libraries and this package read of a config besides Runner's arguments.
+_OTHER_KEYS = {'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
+               'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline'}
+
+
+def override(cfg: Config, options: dict | None) -> None:
+    """Set options in a config, and warn of those that look misspelt.
+
+    mmengine makes a new entry of whatever a config does not have. A new setting of something that is there is not told of:
+    the class that gets it knows its arguments, and refuses others.
+
+    Args:
+        cfg: Config, changed in place.
+        options: Values by dotted key; entries of lists by their number.
+
+    Raises:
+        ConfigError: A list has no such entry, or what is to get a setting is no dict.
+    """
+    options = options or {}
+    for key, value in options.items():
+        found = _find_new(cfg, key, value)
+        if found and reports_error():
+            print_log(found, 'current', logging.WARNING)
+    cfg.merge_from_dict(options)
+
+
+def _find_new(cfg: Config, key: str, value) -> str | None:
+    """The warning for a key that leads through what a config does not have."""
+    parts, node = key.split('.'), cfg
+    for i, part in enumerate(parts):
+        parent, is_last = '.'.join(parts[:i]), i == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(f'--cfg-options {key}: {parent} is a list of {len(node)}, so its entries are '
+                                  f'{parent}.0 to {parent}.{len(node) - 1}, got {part!r}.' if node else
+                                  f'--cfg-options {key}: {parent} is an empty list.')
+            if is_last and not isinstance(value, dict):
+                raise ConfigError(f'--cfg-options {key}: single entries of a list can only be set where they are dicts. '
+                                  f'Give the whole list: {parent}="[...]"')
+            node = node[int(part)]
+        elif not isinstance(node, (dict, Config)):
+            raise ConfigError(f'--cfg-options {key}: {parent} is {node!r}, which has no settings. Set {parent} as a whole.')
+        elif part in node:
+            node = node[part]
+        elif is_last and (i > 0 or part in _known_keys()):
+            return None
+        elif i == 0 and part in _known_keys():
+            return None
+        else:
+            near = get_close_matches(part, [str(name) for name in node] + ([*_known_keys()] if i == 0 else []))
+            name = f'{parent}.{part}' if parent else part
+            guess = f' Did you mean {", ".join(f"{parent}.{each}" if parent else each for each in near)}?' if near else ''
+            owner = parent or 'the config'
+            return f'--cfg-options {key}: {owner} has no {part!r} so far, so {name} is new, and may be read by nothing.{guess}'
+    return None
+
+
+def _known_keys() -> set[str]:
+    return set(inspect.signature(Runner.__init__).parameters) - {'self'} | _OTHER_KEYS
