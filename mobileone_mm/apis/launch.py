@@ -12,6 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..engine.build_errors import explained_build_errors
+from ..engine.saving import check_checkpoint_hooks
 from ..utils.errors import DataError, DiskError
 from .train_options import latest_checkpoint
 
@@ -35,7 +36,9 @@ def build_runner(cfg: Config) -> Runner:
     _add_checks(cfg)
     _fit_workers(cfg)
     with explained_build_errors(cfg):
-        return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    check_checkpoint_hooks(runner)
+    return runner
 
 
 def train(cfg: Config) -> None:

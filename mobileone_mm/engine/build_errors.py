@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from types import FrameType
 
 from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
 
 from ..utils.errors import ConfigError
 
@@ -41,6 +42,10 @@ def explained_build_errors(cfg: Config) -> Iterator[None]:
 
 def _explain(cfg: Config, error: Exception) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in frames:  # which looks at the optimizer's arguments, though there may be no such class
+        if frame.f_globals.get('__name__') == 'mmengine.optim.optimizer.default_constructor' and \
+                frame.f_locals.get('optimizer_cls', '') is None:
+            return _unknown_type(cfg, frame.f_locals['self'].optimizer_cfg['type'], OPTIMIZERS)
     at = next((i for i in reversed(range(len(frames))) if _is_builder(frames[i])), None)
     if at is None:
         return None
@@ -83,7 +88,7 @@ def _unexpected(cfg: Config, target, argument: str, builder: str, local: dict) -
     path = _find(cfg, target, builder, local, lambda entry: argument in entry)
     if path is None:
         return None
-    given = set(local.get('default_args') or ()) | {'self', 'runner', 'dataloader'}  # not of the config
+    given = set(local.get('default_args') or ()) | {'self', 'runner', 'dataloader', 'params'}  # not of the config
     allowed = [name for name in _arguments(target) if name not in given]
     near = get_close_matches(argument, allowed, 1)
     guess = f' Did you mean {near[0]!r}?' if near else ''

@@ -1,14 +1,11 @@
 """``--cfg-options``: settings of a config, overridden by dotted key."""
 import inspect
-import logging
 from difflib import get_close_matches
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from ..utils.errors import ConfigError
-from ..utils.processes import reports_error
+from ..utils.errors import ConfigError, print_warning
 
 # What mmengine, the mm libraries and this package read of a config besides Runner's arguments.
 _OTHER_KEYS = {'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
@@ -31,8 +28,8 @@ def override(cfg: Config, options: dict | None) -> None:
     options = options or {}
     for key, value in options.items():
         found = _find_new(cfg, key, value)
-        if found and reports_error():
-            print_log(found, 'current', logging.WARNING)
+        if found:
+            print_warning(found)
     cfg.merge_from_dict(options)
 
 
@@ -54,16 +51,14 @@ def _find_new(cfg: Config, key: str, value) -> str | None:
             raise ConfigError(f'--cfg-options {key}: {parent} is {node!r}, which has no settings. Set {parent} as a whole.')
         elif part in node:
             node = node[part]
-        elif is_last and (i > 0 or part in _known_keys()):
-            return None
-        elif i == 0 and part in _known_keys():
+        elif part in _known_keys() if i == 0 else is_last:
             return None
         else:
             near = get_close_matches(part, [str(name) for name in node] + ([*_known_keys()] if i == 0 else []))
             name = f'{parent}.{part}' if parent else part
             guess = f' Did you mean {", ".join(f"{parent}.{each}" if parent else each for each in near)}?' if near else ''
-            owner = parent or 'the config'
-            return f'--cfg-options {key}: {owner} has no {part!r} so far, so {name} is new, and may be read by nothing.{guess}'
+            return f'--cfg-options {key}: {parent or "the config"} has no {part!r} so far, so {name} is new. Perhaps ' \
+                   f'nothing reads it.{guess}'
     return None
 
 

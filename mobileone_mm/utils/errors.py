@@ -91,6 +91,12 @@ def some(items, limit: int = 3) -> str:
     return ', '.join(items[:limit]) + (f' and {len(items) - limit} more' if len(items) > limit else '')
 
 
+def print_warning(message: str) -> None:
+    """Say something before a run has its log; of several processes one prints."""
+    if reports_error():
+        print(f'Warning: {message}', file=sys.stderr, flush=True)
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """End a tool with the message of a :class:`MobileOneError`, or of Ctrl-C, instead of its traceback.

@@ -89,7 +89,7 @@ def all_finite(work_dir):
 @pytest.mark.parametrize('value', [torch.nan, torch.inf])
 def test_the_loss_is_no_number(by_epoch, value, tmp_path):
     runner = make(tmp_path, Net(losses={14: value}), by_epoch=by_epoch)
-    message = rf'The loss is no number at iteration 14 \(loss: {value}, loss_cls: {value}\)\. The LR is 0\.01\. Try a lower ' \
+    message = rf'loss is no number at iteration 14 \(loss: {value}, loss_cls: {value}\)\. The LR is 0\.01\. Try a lower ' \
               rf'one \(optim_wrapper\.optimizer\.lr\), .* clipped .*is \'.*/{"epoch_3" if by_epoch else "iter_12"}\.pth\''
     with pytest.raises(DivergenceError, match=message):
         runner.train()

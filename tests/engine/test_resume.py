@@ -1,4 +1,4 @@
-"""Resumed in another folder, on another number of devices, with another batch size: what mmengine restores must still fit."""
+"""Resumed in another folder, on other devices, with another batch size: what mmengine restores must still fit."""
 import re
 import shutil
 from itertools import count

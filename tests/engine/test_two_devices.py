@@ -1,4 +1,4 @@
-"""Two gloo processes in mmengine's Runner, started by our own ``launch``: what they validate is saved, and they end together.
+"""Two gloo processes in mmengine's Runner, by our own ``launch``: what they validate is saved, and they end together.
 
 Run as a script, by torchrun, this is one of the two.
 """
