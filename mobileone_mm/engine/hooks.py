@@ -1,4 +1,4 @@
-"""Hooks for mmengine's Runner: checkpoints and classes that fit, calibrated norms, validation without side effects."""
+"""Hooks for mmengine's Runner: checks of checkpoints and classes, and norms and random numbers."""
 import random
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from ..utils.errors import DataError
 from .calibrate import calibrate_norms
 from .fit import check_keys, fit_model
 
-# Auxiliary heads may have classes of their own, such as STDC's boundaries.
+# Auxiliary heads are left out: they may have other classes, such as STDC's boundaries.
 _HEAD = re.compile(r'(^|\.)(bbox_head|decode_head|head)(\.\d+)?$')
 
 
@@ -35,7 +35,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def switch_alike(model: nn.Module, other: nn.Module) -> None:
-    """Put those blocks of a copy into the deploy form that are in it in the original."""
+    """Put those blocks of ``model`` into the deploy form that are in it in ``other``."""
     deployed = {name for name, module in other.named_modules() if isinstance(module, MobileOneBlock) and module.deploy}
     for name, block in list(train_form_blocks(model)):
         if name in deployed:
@@ -44,20 +44,22 @@ def switch_alike(model: nn.Module, other: nn.Module) -> None:
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Refuses a checkpoint of a whole model (``load_from``, ``--resume``, test) that does not fit it.
+    """Refuses a whole model's checkpoint (``load_from``, ``--resume``, test) that does not fit.
 
-    mmengine leaves out what does not fit, and only logs it. Models without a :class:`MobileOne` are not checked. On
-    ``--resume``, the weights that EMAHook keeps apart are checked as well.
+    mmengine leaves out what does not fit, and only logs it. Models without a :class:`MobileOne` are
+    not checked. On ``--resume``, EMAHook's separate weights are checked as well.
 
-    In a test or a validation, each MobileOne for which the checkpoint has fused weights goes to the deploy form,
-    whatever its config says; a training needs the branches, and refuses them.
+    In a test or a validation, each MobileOne for which the checkpoint has fused weights goes to the
+    deploy form, whatever its config says; a training needs the branches, and refuses fused weights.
 
     Args:
-        ignore: Beginnings of the keys that may be left out, such as ``bbox_head.cls_convs``, when a detector of
-            80 classes is to start one of three. They are logged, and keep their initial values.
+        ignore: Beginnings of the keys that may be left out, such as ``bbox_head.cls_convs`` to
+            start a detector of three classes from one of 80. They are logged, and keep their
+            initial values.
 
     Raises:
-        CheckpointError: Keys are missing, unexpected or of another shape, or not finite; the message lists them.
+        CheckpointError: Keys are missing, unexpected or of another shape, or not finite; the
+            message lists them.
     """
 
     priority = 'VERY_HIGH'  # before EMAHook copies the weights
@@ -66,21 +68,22 @@ class CheckpointFitHook(Hook):
         self.ignore = (ignore, ) if isinstance(ignore, str) else tuple(ignore)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Check the weights that were read; what is to be ignored gets the model's own values."""
+        """Check the weights that were read; ignored keys get the model's values."""
         model = unwrapped(runner.model)
         if not any(isinstance(module, MobileOne) for module in model.modules()):
             return
-        # The optimizer is built before a training loads its weights; there, the branches are needed.
+        # A training builds its optimizer before it loads weights; it needs the branches.
         trains = isinstance(runner.optim_wrapper, BaseOptimWrapper)
         averages = [hook.ema_model.module for hook in runner.hooks
                     if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')]
-        # Under the key, and with the keys, that the hooks and mmengine's own loading will look for.
+        # Under the key that other hooks and mmengine's own loading look for.
         weights = without_module(get_state_dict(checkpoint))
         checkpoint['state_dict'] = fit_model(weights, model, not trains, self.ignore)
         for average in averages:  # EMAHook's copies of the model, which load these weights too
             switch_alike(unwrapped(average), model)
-        averaged = checkpoint.get('ema_state_dict')  # EMAHook's: what training goes on with
-        if runner._resume and averaged is not None and averages:  # there is no public way to ask whether a run resumes
+        averaged = checkpoint.get('ema_state_dict')  # EMAHook's: the weights that training resumes from
+        # There is no public way to ask whether a run resumes.
+        if runner._resume and averaged is not None and averages:
             check_finite(averaged)
             check_keys(without_module({key: value for key, value in averaged.items() if key != 'steps'}),
                        model.state_dict(), type(model).__name__)
@@ -88,9 +91,10 @@ class CheckpointFitHook(Hook):
 
 @HOOKS.register_module()
 class NumClassesFitHook(Hook):
-    """Refuses heads whose number of classes differs from the dataset's, which end in a wrong index or in wrong metrics.
+    """Refuses heads whose number of classes differs from the dataset's.
 
-    Not checked are models without a :class:`MobileOne`, auxiliary heads, and datasets that do not tell their classes or are
+    They would end in a wrong index or in wrong metrics. Not checked are models without a
+    :class:`MobileOne`, auxiliary heads, and datasets that do not name their classes or are
     panoptic. To switch it off under our own tools: ``default_hooks.num_classes_fit=None``.
 
     Raises:
@@ -117,20 +121,20 @@ class NumClassesFitHook(Hook):
             return
         for name, module in model.named_modules():
             got = getattr(module, 'num_classes', None)
-            # An RPN tells objects from background, whatever the classes.
+            # An RPN only separates objects from background, whatever the classes.
             if _HEAD.search(name) and got not in (None, len(classes)) and not type(module).__name__.endswith('RPNHead'):
                 raise DataError(
                     f'model.{name}.num_classes is {got}, but the {split} data has {len(classes)} classes: '
-                    f'{", ".join(map(str, classes[:6]))}{", ..." if len(classes) > 6 else ""}. Set the one to the other: '
-                    'num_classes of all heads, or metainfo=dict(classes=(...)) of all datasets.')
+                    f'{", ".join(map(str, classes[:6]))}{", ..." if len(classes) > 6 else ""}. Set the one to the '
+                    'other: num_classes of all heads, or metainfo=dict(classes=(...)) of all datasets.')
 
 
 @HOOKS.register_module()
 class CalibrateNormsHook(Hook):
     """Before training, gives the backbone's norms the statistics of some training batches.
 
-    For weights that were expanded from fused ones (``init_cfg=dict(type='Pretrained', expand=True, ...)``): see
-    :func:`mobileone_mm.calibrate_norms`. A run that resumes does without.
+    For weights that were expanded from fused ones (``init_cfg=dict(type='Pretrained', expand=True,
+    ...)``): see :func:`mobileone_mm.calibrate_norms`. A run that resumes skips it.
 
     Args:
         num_batches: Number of training batches, on each device.
@@ -153,10 +157,11 @@ class CalibrateNormsHook(Hook):
 
 @HOOKS.register_module()
 class SyncAveragedBuffersHook(SyncBuffersHook):
-    """mmengine's SyncBuffersHook, also for the averaged model of EMAHook.
+    """mmengine's SyncBuffersHook, extended to the averaged model of EMAHook.
 
-    Without SyncBN each device counts statistics of its own, and EMAHook averages those over time, not over devices;
-    then what is validated on several devices is not what the first one saves.
+    Without SyncBN each device has different statistics, and EMAHook averages them over time, not
+    over devices; then the model that several devices validate is not the one that the first device
+    saves.
     """
 
     def after_train_epoch(self, runner) -> None:
@@ -170,10 +175,11 @@ class SyncAveragedBuffersHook(SyncBuffersHook):
 
 @HOOKS.register_module()
 class PreserveRandomStateHook(Hook):
-    """Gives validation random numbers of its own.
+    """Makes validation leave the random state of training as it was.
 
-    A validation ``DataLoader`` draws its workers' seed from torch's global generator, so that training after a
-    validation would see other shuffles and augmentations than training without it.
+    A validation ``DataLoader`` draws its workers' seed from torch's global generator. Without this
+    hook, training after a validation would see other shuffles and augmentations than training
+    without it.
     """
 
     def before_val(self, runner) -> None:
@@ -182,7 +188,7 @@ class PreserveRandomStateHook(Hook):
                         torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
 
     def after_val(self, runner) -> None:
-        """Put it back."""
+        """Restore it."""
         python, numpy, cpu, cuda = self._states
         random.setstate(python)
         np.random.set_state(numpy)
