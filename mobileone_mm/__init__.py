@@ -1,10 +1,12 @@
-"""MobileOne for OpenMMLab: importing this package registers the backbone, and imports neither mmdet nor mmseg."""
+"""MobileOne for OpenMMLab: importing this package registers the backbone, and imports neither mmdet nor mmseg.
+
+What it changes in other libraries is listed by :func:`mobileone_mm.compat.apply`, and switched off by the environment
+variable ``MOBILEONE_MM_COMPAT=0``.
+"""
+from . import compat
 from .arch import ARCHS
 from .block import MobileOneBlock
 from .checkpoint.expand import expand_state_dict
-from .checkpoint.read import allow_mmengine_globals
-from .compat.loading import use_safe_loading
-from .compat.mmcv_ops import provide_mmcv_ops
 from .engine.calibrate import calibrate_norms
 from .engine.hooks import (
     CalibrateNormsHook,
@@ -36,6 +38,4 @@ __all__ = [
     'reparameterize_model',
 ]
 
-provide_mmcv_ops()
-allow_mmengine_globals()
-use_safe_loading()
+compat.apply()

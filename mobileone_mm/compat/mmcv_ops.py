@@ -2,8 +2,9 @@
 
 mmdet and mmseg import from ``mmcv.ops`` at import time, and SSD needs its NMS; but compiling mmcv
 takes half an hour, and a plain ``pip install`` of it silently leaves the operators out. Here every
-name imports; ``nms`` and ``batched_nms`` work; anything else raises when it is used. An mmcv with
-compiled operators is left alone.
+name imports; ``nms`` and ``batched_nms`` work; anything else raises when it is used. What is imported
+in a ``try`` raises ModuleNotFoundError unless it works: :class:`StandInFinder` says where not. An
+mmcv with compiled operators is left alone.
 """
 import functools
 import importlib.machinery
@@ -25,10 +26,16 @@ def has_compiled_ops() -> bool:
     return importlib.machinery.PathFinder.find_spec('mmcv._ext', mmcv.submodule_search_locations) is not None
 
 
-def provide_mmcv_ops() -> None:
-    """Make ``mmcv.ops`` importable where mmcv lacks compiled operators, by the stand-in."""
-    if not has_compiled_ops() and _FINDER not in sys.meta_path:
-        sys.meta_path.insert(0, _FINDER)
+def provide_mmcv_ops() -> bool:
+    """Make ``mmcv.ops`` importable where mmcv lacks compiled operators, by the stand-in.
+
+    Returns:
+        Whether anything changed.
+    """
+    if _FINDER in sys.meta_path or importlib.util.find_spec('mmcv') is None or has_compiled_ops():
+        return False
+    sys.meta_path.insert(0, _FINDER)
+    return True
 
 
 def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, max_num: int = -1) -> Tensor:
@@ -114,7 +121,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
         Kept boxes with their scores, (K, 5), best first, and their indices, (K,).
 
     Raises:
-        RuntimeError: Another type of NMS, or rotated boxes: those need mmcv's compiled operators.
+        MissingOperatorError: Another type of NMS, or rotated boxes: those need mmcv's compiled operators.
     """
     if nms_cfg is None:
         scores, indices = scores.sort(descending=True)
@@ -143,7 +150,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
 
 
 _FINDER = StandInFinder(
-    'mmcv.ops', 'is a compiled operator, and this mmcv was installed without them. Install torch first, then compile mmcv '
-    'against it (about half an hour): '
+    'mmcv.ops',
+    'is a compiled operator, and this mmcv was installed without them. Install torch first, then compile mmcv against '
+    'it (about half an hour): '
     'pip install --no-build-isolation --no-binary :all: --force-reinstall --no-deps onedl-mmcv',
     nms=nms, batched_nms=batched_nms)

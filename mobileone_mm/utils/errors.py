@@ -57,6 +57,10 @@ class MissingPackageError(MobileOneError, ImportError):
     """What was asked for needs a package that is not installed."""
 
 
+class MissingOperatorError(MobileOneError, RuntimeError):
+    """Something was used that is only a stand-in here: a compiled operator of mmcv, or a part of torchvision."""
+
+
 def require(module: str, package: str | None = None) -> ModuleType:
     """Import an optional module.
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 from mobileone_mm import ARCHS, MobileOne, calibrate_norms
 from mobileone_mm.checkpoint import read as checkpoint_module
-from mobileone_mm.checkpoint.read import load_pretrained, read_checkpoint
+from mobileone_mm.checkpoint.pretrained import load_pretrained
+from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.utils.errors import CheckpointError
 from tests.support.layouts import TO_APPLE, TO_MMPRETRAIN, TO_TIMM, rename
 from tests.support.paths import real_data
@@ -341,15 +342,6 @@ def test_strange_contents(name, deploy):
         MobileOne('s0', deploy=deploy).load_state_dict(state_dict)
 
 
-def test_urls_with_files_of_one_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
-    for folder, arch in (('a', 's0'), ('b', 's1')):
-        (tmp_path / folder).mkdir()
-        torch.save(MobileOne(arch).state_dict(), tmp_path / folder / 'weights.pth')
-    with serve(tmp_path) as url:
-        assert len(load_pretrained(f'{url}/a/weights.pth')) != len(load_pretrained(f'{url}/b/weights.pth'))
-
-
 def test_other_schemes_are_safe_too(tmp_path, monkeypatch):
     trace = str(tmp_path / 'trace')
     torch.save(dict(state_dict=dict(a=torch.zeros(1)), extra=Harmful(trace)), tmp_path / 'harmful.pth')
@@ -368,7 +360,4 @@ def test_averaged_weights_are_preferred(tmp_path):
         torch.save(content, tmp_path / 'weights.pth')
         model = MobileOne('s1', init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth')))
         model.init_weights()
-        other = MobileOne('s1')
-        load_checkpoint(other, str(tmp_path / 'weights.pth'))
-        for loaded in (model, other):
-            assert torch.equal(loaded.stage0.scale_branch.bn.weight, averaged['stage0.scale_branch.bn.weight'])
+        assert torch.equal(model.stage0.scale_branch.bn.weight, averaged['stage0.scale_branch.bn.weight'])

@@ -95,7 +95,7 @@ def test_errors(deployed):
         expand_state_dict(deployed.state_dict(), MobileOne(SMALL, norm_cfg=dict(type='BN', affine=False)))
     with pytest.raises(ValueError, match='at least one batch'):
         calibrate_norms(model, [])
-    with pytest.raises(ValueError, match='num_batches must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='num_batches must be an int of at least 1, got 0'):
         CalibrateNormsHook(0)
 
 

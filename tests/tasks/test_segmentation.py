@@ -120,7 +120,7 @@ def test_fused_equals_unfused(strides, dilations, contract_dilation):
 
 def test_a_batch_of_one():
     model = segmentor()
-    with pytest.raises(ValueError, match='Got a batch of one picture.*train_dataloader.batch_size to 2 or more'):
+    with pytest.raises(ValueError, match='Got a batch of one image.*train_dataloader.batch_size to 2 or more'):
         losses(model, pictures((64, 64)))
     with torch.no_grad():
         assert model.eval()(**model.data_preprocessor(pictures((64, 64))), mode='predict')

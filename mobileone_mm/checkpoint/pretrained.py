@@ -1,0 +1,102 @@
+"""Weights that a backbone starts from, by path or URL."""
+import os
+import uuid
+from http.client import HTTPException
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, get_rank, is_distributed
+from mmengine.logging import print_log
+from torch import Tensor
+
+from ..utils.errors import CheckpointError, MissingFileError
+from .layouts import SE, get_state_dict
+from .read import read_checkpoint
+
+REMEDIES = ('Either download it by hand and point the config at the file '
+            '(--cfg-options model.backbone.init_cfg.checkpoint=/path/to/file), '
+            'or train from scratch (--cfg-options model.backbone.init_cfg=None).')
+
+
+def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', type: str = 'Pretrained',
+                    drop_se: bool = False, trust: bool = False) -> dict[str, Tensor]:
+    """Fetch the state dict that an ``init_cfg`` of type ``Pretrained`` names.
+
+    Args:
+        checkpoint: Path, or a URL, which is downloaded once and kept in torch hub's cache.
+        prefix: Take only the keys below this prefix, e.g. ``'backbone.'``.
+        map_location: As for ``torch.load``.
+        type: The ``init_cfg``'s type, for the log.
+        drop_se: Leave Squeeze-and-Excitation out, to start S4 without it from the weights of S4.
+        trust: As for :func:`read_checkpoint`.
+
+    Raises:
+        CheckpointError: There is no such file, the download failed, it is no readable checkpoint, or has no keys
+            below ``prefix``; the message names the remedies.
+    """
+    print_log(f'{type}: load MobileOne from {checkpoint}', logger='current')
+    is_url = checkpoint.startswith(('http://', 'https://'))
+    path = download(checkpoint) if is_url else checkpoint
+    try:
+        content = read_checkpoint(path, map_location, trust)
+    except MissingFileError as error:
+        raise CheckpointError(f'{error} {REMEDIES}') from error
+    except CheckpointError as error:
+        if is_url:
+            raise CheckpointError(f"{error} This is the copy in torch hub's cache of {checkpoint}: delete it, and it "
+                                  'is downloaded again.') from error
+        raise
+    state_dict = get_state_dict(content)
+    if prefix is not None:
+        prefix = prefix.rstrip('.') + '.'
+        state_dict = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        if not state_dict:
+            raise CheckpointError(f'{checkpoint!r} has no keys below prefix={prefix!r}.')
+    if drop_se:
+        state_dict = {key: value for key, value in state_dict.items() if not SE.search(key)}
+    return state_dict
+
+
+def cached_path(url: str, folder: str | None = None) -> str:
+    """Where torch's hub keeps the file of a URL: in its folder of checkpoints, by the last part of the URL's path."""
+    folder = folder or os.path.join(torch.hub.get_dir(), 'checkpoints')
+    return os.path.join(folder, os.path.basename(urlparse(url).path))
+
+
+def download(url: str) -> str:
+    """Path of the file behind a URL: in torch hub's cache, where a file of that name is used as it is.
+
+    One process of each machine downloads. What arrives is kept only if it can be read: a download that broke off leaves
+    nothing. Several machines may share the folder: each writes to a file of its own, and moves it into place.
+
+    Raises:
+        CheckpointError: The download failed; the message names the remedies.
+    """
+    path = cached_path(url)
+    error = None
+    if _local_rank() == 0 and not os.path.isfile(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        part = f'{path}.{uuid.uuid4().hex}.part'
+        try:
+            torch.hub.download_url_to_file(url, part)
+            read_checkpoint(part, 'cpu')
+            os.replace(part, path)
+        except (OSError, HTTPException, CheckpointError) as caught:
+            error = caught  # raised only after the barrier, where the other processes wait
+        finally:
+            if os.path.exists(part):
+                os.unlink(part)
+    barrier()
+    if not os.path.isfile(path):
+        raise CheckpointError(f'Could not download the pretrained weights {url} '
+                              f'({error or "see the first process of this machine"}). {REMEDIES}') from error
+    return path
+
+
+def _local_rank() -> int:
+    """This process's number on its machine, as mmengine's launchers read it.
+
+    mmengine's ``get_local_rank`` needs a local process group, which mmengine itself never creates.
+    """
+    names = ('OMPI_COMM_WORLD_LOCAL_RANK', 'LOCAL_RANK')
+    return next((int(os.environ[name]) for name in names if name in os.environ), get_rank()) if is_distributed() else 0

@@ -1,0 +1,70 @@
+"""A hook that refuses checkpoints that do not fit the model."""
+from collections.abc import Sequence
+
+from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import BaseOptimWrapper
+from mmengine.registry import HOOKS
+from torch import nn
+
+from ...block import MobileOneBlock
+from ...checkpoint.fit import check_finite
+from ...checkpoint.layouts import get_state_dict, without_module
+from ...mobileone import MobileOne
+from ...reparameterize import train_form_blocks
+from ..fit import check_keys, fit_model
+from ..unwrap import unwrapped
+
+
+@HOOKS.register_module()
+class CheckpointFitHook(Hook):
+    """Refuses a whole model's checkpoint (``load_from``, ``--resume``, test) that does not fit.
+
+    mmengine leaves out what does not fit, and only logs it. Models without a :class:`MobileOne` are
+    not checked. On ``--resume``, EMAHook's separate weights are checked as well.
+
+    In a test or a validation, each MobileOne for which the checkpoint has fused weights goes to the
+    deploy form, whatever its config says; a training needs the branches, and refuses fused weights.
+
+    Args:
+        ignore: Beginnings of the keys that may be left out, such as ``bbox_head.cls_convs`` to
+            start a detector of three classes from one of 80. They are logged, and keep their
+            initial values.
+
+    Raises:
+        CheckpointError: Keys are missing, unexpected or of another shape, or not finite; the
+            message lists them.
+    """
+
+    priority = 'VERY_HIGH'  # before EMAHook copies the weights
+
+    def __init__(self, ignore: Sequence[str] = ()):
+        self.ignore = (ignore, ) if isinstance(ignore, str) else tuple(ignore)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Check the weights that were read; ignored keys get the model's values."""
+        model = unwrapped(runner.model)
+        if not any(isinstance(module, MobileOne) for module in model.modules()):
+            return
+        # A training builds its optimizer before it loads weights; it needs the branches.
+        trains = isinstance(runner.optim_wrapper, BaseOptimWrapper)
+        averages = [hook.ema_model.module for hook in runner.hooks
+                    if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')]
+        # Under the key that other hooks and mmengine's own loading look for.
+        weights = without_module(get_state_dict(checkpoint))
+        checkpoint['state_dict'] = fit_model(weights, model, not trains, self.ignore)
+        for average in averages:  # EMAHook's copies of the model, which load these weights too
+            _switch_alike(unwrapped(average), model)
+        averaged = checkpoint.get('ema_state_dict')  # EMAHook's: the weights that training resumes from
+        # There is no public way to ask whether a run resumes.
+        if runner._resume and averaged is not None and averages:
+            check_finite(averaged)
+            check_keys(without_module({key: value for key, value in averaged.items() if key != 'steps'}),
+                       model.state_dict(), type(model).__name__)
+
+
+def _switch_alike(model: nn.Module, other: nn.Module) -> None:
+    """Put those blocks of ``model`` into the deploy form that are in it in ``other``."""
+    deployed = {name for name, module in other.named_modules() if isinstance(module, MobileOneBlock) and module.deploy}
+    for name, block in list(train_form_blocks(model)):
+        if name in deployed:
+            block.switch_to_deploy()

@@ -1,0 +1,34 @@
+"""Configs of networks small enough to be trained in seconds, on the drawn shapes; the tools run on them as on ours."""
+from .paths import ROOT
+
+_ARCH = """
+arch = dict(_delete_=True, num_blocks=(1, 1, 1, 1), width_multipliers=(0.25, 0.25, 0.25, 0.25), num_conv_branches=2,
+            num_se_blocks=(0, 0, 0, 1))
+common = dict(batch_size=4, num_workers=0, persistent_workers=False)
+train_dataloader = dict(**common)
+val_dataloader = dict(**common)
+test_dataloader = val_dataloader
+param_scheduler = [dict(type='ConstantLR', factor=1.0)]
+train_cfg = dict(max_epochs=2, val_interval=1)
+default_hooks = dict(logger=dict(interval=1))
+randomness = dict(seed=0)
+visualizer = dict(vis_backends=[dict(type='LocalVisBackend')])
+"""
+DETECTOR = f"_base_ = r'{ROOT}/configs/detection/ssdlite_mobileone_s2_shapes.py'" + _ARCH + """
+levels = (64, 128, 32, 32, 32, 32)
+model = dict(
+    backbone=dict(arch=arch),
+    neck=dict(in_channels=levels[:2], out_channels=levels),
+    bbox_head=dict(in_channels=levels),
+    test_cfg=dict(score_thr=0.001))
+"""
+SEGMENTOR = f"_base_ = r'{ROOT}/configs/segmentation/deeplabv3_mobileone_s2_shapes.py'" + _ARCH + """
+model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=128, channels=16))
+"""
+
+
+def write_config(folder, text, more=''):
+    """A config below ``folder``: one of the above, with more lines of Python behind it; returns its path."""
+    path = folder / 'tiny.py'
+    path.write_text(text + more)
+    return path
