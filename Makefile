@@ -31,15 +31,15 @@ data/shapes:
 
 demo: CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
 demo-seg: CONFIG := configs/segmentation/deeplabv3_mobileone_s2_shapes.py
-demo: install  ## detection: draw the shapes, train, test, and leave pictures in work_dirs/demo
+demo: install  ## detection: draw the shapes, train, test, and leave images in work_dirs/demo
 demo-seg: install  ## segmentation: the same, in work_dirs/demo-seg
 demo demo-seg:
 	@test -d data/shapes || $(MAKE) data/shapes
 	rm -rf work_dirs/$@
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir work_dirs/$@
 	$(BIN)/python tools/test.py $(CONFIG) work_dirs/$@/best_*.pth --work-dir work_dirs/$@/test \
-		--show-dir '$(CURDIR)/work_dirs/$@/pictures'
-	@echo; echo 'Truth on the left, predictions on the right: the pictures below work_dirs/$@/pictures'
+		--show-dir '$(CURDIR)/work_dirs/$@/images'
+	@echo; echo 'Truth on the left, predictions on the right: the images below work_dirs/$@/images'
 
 demo-pretrain: install  ## pretraining: what it brings the detector of the shapes, in work_dirs/demo-pretrain
 	@test -d data/shapes/single || { rm -rf data/shapes; $(MAKE) data/shapes; }

@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT')
-    parser.add_argument('calibration', metavar='CALIB_DIR', help='folder of pictures to scale int8 to')
+    parser.add_argument('calibration', metavar='CALIB_DIR', help='folder of images to scale int8 to')
     parser.add_argument('--threads', type=int, help="default: ONNX Runtime's choice")
     parser.add_argument('--runs', type=int, default=50)
     args = parser.parse_args()

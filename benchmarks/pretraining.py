@@ -24,7 +24,7 @@ from mobileone_mm.utils.files import atomic_file
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / 'configs' / 'pretraining' / 'mobileone_s2_shapes.py'
 DETECTOR = ROOT / 'configs' / 'detection' / 'ssdlite_mobileone_s2_shapes.py'
-NUM_PICTURES = 750  # of 900 to train a detector on: all of it fits into ten minutes on two cores
+NUM_IMAGES = 750  # of 900 to train a detector on: all of it fits into ten minutes on two cores
 METRICS = {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'}
 
 
@@ -41,7 +41,7 @@ def train_detector(work_dir: Path, epochs: int, **options) -> dict:
     """Train the detector for so many epochs, validating after each; returns minutes and metrics by epoch."""
     schedule = {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': 1, 'param_scheduler.1.T_max': epochs,
                 'param_scheduler.1.end': epochs}
-    minutes = train(DETECTOR, work_dir, **{'train_dataloader.dataset.indices': NUM_PICTURES}, **schedule, **options)
+    minutes = train(DETECTOR, work_dir, **{'train_dataloader.dataset.indices': NUM_IMAGES}, **schedule, **options)
     return dict(minutes=minutes, epochs=epochs) | {
         name: [100 * value for value in logged_values(work_dir, metric)] for name, metric in METRICS.items()}
 
@@ -64,7 +64,7 @@ def compare(out_dir: Path, epochs: int, more_epochs: int, seed: int) -> list[dic
 def print_table(rows: list[dict]) -> None:
     """The last validation of each detector."""
     table = Table('detector starts', 'seed', 'pretraining (min)', 'epochs', 'training (min)', 'all (min)', *METRICS,
-                  title='SSDLite-MobileOne-S2 on 100 drawn pictures, after its last epoch')
+                  title='SSDLite-MobileOne-S2 on 100 drawn images, after its last epoch')
     for row in rows:
         minutes = (row['pretraining_minutes'], row['minutes'], row['pretraining_minutes'] + row['minutes'])
         first, *others = (f'{value:.1f}' for value in minutes)

@@ -152,7 +152,7 @@ def test_a_dilated_backbone_has_the_checkpoints_branches():
 @pytest.mark.parametrize('size', [(256, 256), (64, 64), (65, 97), (50, 31), (1, 1)])
 @pytest.mark.parametrize('strides, dilations, factor', [((2, 2, 2, 1), (1, 1, 1, 2), 2), ((2, 2, 1, 1), (1, 1, 2, 4), 4)])
 def test_contracted_dilation_keeps_the_pretrained_features(size, strides, dilations, factor):
-    """Subsampled, the dilated map is the strided one, borders and odd sizes included; without SE."""
+    """Without SE: the dilated map, subsampled, is the strided one, also at borders and for odd sizes."""
     torch.manual_seed(0)
     arch = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 2))
     plain = randomize(MobileOne(arch)).double().eval()
@@ -216,7 +216,7 @@ def test_with_cp_changes_neither_gradients_nor_statistics():
 
 @pytest.mark.parametrize('deploy', [False, True])
 def test_channels_last_inside_on_a_cpu(deploy):
-    """Where no gradient is wanted: what comes in plain goes out plain, and is the same."""
+    """Without gradients: a contiguous input gives contiguous outputs with the same values."""
     model = randomize(MobileOne('s4', out_indices=(0, 3))).eval()
     model = reparameterize_model(model) if deploy else model
     layouts = []
@@ -237,7 +237,7 @@ def test_channels_last_inside_on_a_cpu(deploy):
 
 
 def test_training_in_channels_last_on_a_cpu():
-    """The stem's strided 1x1 convolution corrupts the heap of torch 2.13 there, hence a process of its own."""
+    """In a subprocess: there the stem's strided 1x1 convolution corrupts the heap of torch 2.13."""
     code = ('import torch, mobileone_mm; m = mobileone_mm.MobileOne("s0").to(memory_format=torch.channels_last); '
             'x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last); '
             '[m(x)[0].sum().backward() for _ in range(3)]; print("done")')

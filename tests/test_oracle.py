@@ -52,7 +52,7 @@ def mmpretrains(arch):
 
 
 def check(features, state_dict, arch, tmp_path):
-    """The translated weights give the features at every stage, by each way in; the table is one to one."""
+    """Translated weights give the same features at each stage, however loaded; the table is one to one."""
     torch.save(dict(state_dict=state_dict, meta={}), tmp_path / 'theirs.pth')
     torch.manual_seed(1)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)

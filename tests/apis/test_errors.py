@@ -111,7 +111,7 @@ RAISED = {
 
 @HOOKS.register_module()
 class RaisingHook(Hook):
-    """A user's own, with a fault."""
+    """A user's hook, with a fault."""
 
     def __init__(self, name):
         self.name = name
@@ -137,7 +137,7 @@ def test_errors_of_a_hook_stay_as_they_are(name, shapes_root, tmp_path, monkeypa
 
 
 def test_a_full_disk_in_a_hook(shapes_root, tmp_path, monkeypatch):
-    """Said in words, with the original as its cause."""
+    """A clear message, with the original as its cause."""
     monkeypatch.setitem(RAISED, 'full', OSError(28, 'No space left on device', 'some.log'))
     cfg = short_run(shapes_root, tmp_path, monkeypatch, custom_hooks=[dict(type='mmengine.RaisingHook', name='full')])
     with pytest.raises(DiskError, match=r"Could not write: .*No space left on device: 'some.log'. There is no ch") as raised:
@@ -166,7 +166,7 @@ def test_errors_inside_of_atomic_file_stay_as_they_are(tmp_path):
 
 
 def test_a_full_disk_behind_another_error(tmp_path):
-    """torch.save ends with a RuntimeError; what is said is the disk's reason."""
+    """torch.save ends with a RuntimeError; the message has the disk's reason."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:

@@ -1,4 +1,4 @@
-"""The benchmark: what it counts, that it measures equal functions, what it writes; no timing is asserted."""
+"""The benchmark: counts, equal functions of all forms, written files; no timing is asserted."""
 import csv
 import json
 from itertools import pairwise
@@ -10,7 +10,16 @@ from torch import nn
 from mobileone_mm import MobileOne
 from mobileone_mm.benchmark import bottlenecks, contenders
 from mobileone_mm.benchmark.contenders import Contender, make_forms
-from mobileone_mm.benchmark.measure import Entry, benchmark, correlate, count, make_entries, measure, spearman, summarize
+from mobileone_mm.benchmark.measure import (
+    Entry,
+    benchmark,
+    correlate,
+    count,
+    make_entries,
+    measure,
+    spearman,
+    summarize,
+)
 from mobileone_mm.benchmark.report import print_report
 from tests.support import detection, segmentation
 from tests.support.archs import PARAMETERS
@@ -88,7 +97,7 @@ def test_sizes_follow_the_kind():
 
 
 def test_interleaving():
-    """Every entry is timed once a measured round, in changing order."""
+    """Every entry is timed once per measured round, in changing order."""
     calls = []
     entries = [Entry(name, 'deploy', 'torch', (1, 3, 8, 8), 1, 1, lambda name=name: calls.append(name)) for name in 'abc']
     measure(entries, rounds=6, warmup=2)
@@ -108,7 +117,7 @@ def test_statistics():
 
 
 def test_spearman_by_hand():
-    """d = (0, 1, 1, 0): rho = 1 - 6 * 2 / (4 * 15); 4 of 24 orders agree as much, 4 disagree as much."""
+    """d = (0, 1, 1, 0): rho = 1 - 6 * 2 / (4 * 15); 4 of 24 orders agree, 4 disagree as much."""
     rho, p = spearman([1, 2, 3, 4], [10, 30, 20, 40])
     assert (rho, p) == (pytest.approx(0.8), pytest.approx(8 / 24))
     row = dict(form='deploy', runtime='torch', parameters=5)
@@ -121,7 +130,7 @@ def test_spearman_by_hand():
 
 
 def check_files(folder, name, screen):
-    """CSV and JSON hold the rows of the table on screen, and the plot is a picture; returns the JSON."""
+    """CSV and JSON hold the rows of the table on screen, and the plot is an image; returns the JSON."""
     report = json.loads((folder / f'{name}.json').read_text())
     with open(folder / f'{name}.csv', newline='') as file:
         rows = list(csv.DictReader(file))

@@ -1,4 +1,4 @@
-"""The model card: README and metafiles say what the configs are; results are kept; nothing is half written."""
+"""The model card: README and metafiles match the configs; results are kept; no file is half written."""
 import hashlib
 import re
 import shutil
@@ -33,7 +33,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def no_counting(monkeypatch):
-    """What is refused is refused before the minutes that counting takes."""
+    """Bad arguments are refused before the minutes that counting takes."""
     monkeypatch.delattr('mobileone_mm.benchmark.model_card._counts')
 
 
@@ -47,7 +47,7 @@ def entry(root, name=DETECTOR, folder='detection'):
 
 
 def row(root, name=DETECTOR):
-    """Column -> cell of a model in README."""
+    """Column -> cell of a model in README's table."""
     text = (root / 'README.md').read_text()
     line = re.search(rf'^\| \[{name}\]\(.*$', text, flags=re.M)
     head = re.findall(r'^\| config \|.*$', text[:line.start()], flags=re.M)[-1]
@@ -127,7 +127,7 @@ def test_a_new_config_is_counted_whatever_is_named(project):
     source.rename(source.with_name('ssdlite_new.py'))
     write_card(make_card(project, ['ssdlite_new']))
     counts = entry(ROOT)['Metadata']
-    counts.pop('inference time (ms/im)', None)  # that was not measured anew
+    counts.pop('inference time (ms/im)', None)  # which was not measured again
     assert entry(project, 'ssdlite_new')['Metadata'] == counts
     assert row(project, 'ssdlite_new')['MACs (M)'] == row(ROOT)['MACs (M)']
     assert f'[{DETECTOR}]' not in (project / 'README.md').read_text()  # its config is gone

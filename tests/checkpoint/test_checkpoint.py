@@ -163,7 +163,7 @@ def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     with serve(tmp_path) as url:
         assert load_pretrained(f'{url}/weights.pth').keys() == MobileOne('s0').state_dict().keys()
         (tmp_path / 'weights.pth').unlink()
-        load_pretrained(f'{url}/weights.pth')  # from the copy that was kept
+        load_pretrained(f'{url}/weights.pth')  # from the cached copy
     with pytest.raises(CheckpointError, match="no keys below prefix='teacher.'"):
         load_pretrained(str(next((tmp_path / 'hub' / 'checkpoints').glob('*weights.pth'))), prefix='teacher')
 
@@ -224,7 +224,7 @@ def test_damaged_files(tmp_path, damage):
 
 
 def accuracy(features):
-    """Top-1 and top-5 hits on 25 ImageNet pictures (resize 256, centre crop 224), with Apple's classifier."""
+    """Top-1 and top-5 hits on 25 ImageNet images (resize 256, centre crop 224), with Apple's classifier."""
     weights = read_checkpoint(str(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'))
     folder = real_data('imagenet_val25')
     top1 = top5 = 0

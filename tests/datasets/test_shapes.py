@@ -1,4 +1,4 @@
-"""The drawn data set."""
+"""The drawn dataset."""
 import hashlib
 import json
 
@@ -32,8 +32,8 @@ def test_boxes_and_masks_tell_the_same(shapes_root):
         for image in coco.loadImgs(coco.getImgIds()):
             stem = image['file_name'][:-4]
             mask = np.array(Image.open(shapes_root / 'SegmentationClass' / f'{stem}.png'))
-            picture = Image.open(shapes_root / 'JPEGImages' / image['file_name'])
-            assert picture.size == mask.shape[::-1] == (image['width'], image['height'])
+            drawn = Image.open(shapes_root / 'JPEGImages' / image['file_name'])
+            assert drawn.size == mask.shape[::-1] == (image['width'], image['height'])
             annotations = coco.loadAnns(coco.getAnnIds(image['id']))
             assert set(np.unique(mask)) - {0} == {a['category_id'] for a in annotations}
             assert sum(a['area'] for a in annotations) == (mask > 0).sum()
