@@ -103,13 +103,15 @@ WRITES = {
     'one element': on_weight(lambda w: w.data.view(-1)[-1:].add_(1)),
     'two elements swapped': on_weight(lambda w: w.data.copy_(w.data[:, torch.arange(w.shape[1]) ^ 1])),
     'one up, one down': on_weight(lambda w: (w.data[:, 0::2].add_(1), w.data[:, 1::2].sub_(1))),
-    'epsilon': lambda m: [setattr(norm, 'eps', norm.eps * 1000) for norm in m.modules() if isinstance(norm, nn.BatchNorm2d)],
+    'epsilon': lambda m: [setattr(norm, 'eps', norm.eps * 1000) for norm in m.modules()
+                          if isinstance(norm, nn.BatchNorm2d)],
     'pruned': lambda m: (prune.l1_unstructured(m.stage2[1].conv_branches[0].conv, 'weight', 0.5),
                          m.stage2[1].conv_branches[0].conv.weight_orig.data.mul_(2)),
     'a low bit of one element': on_weight(lambda w: w.data.view(-1)[:1].view(torch.int64).add_(1 << 24)),
     'rows swapped': on_weight(lambda w: w.data.copy_(w.data.roll(1, 0))),
     'columns swapped': on_weight(lambda w: w.data.copy_(w.data.flip(1))),
-    'a last bit of a small tensor': lambda m: m.stage1[0].scale_branch.bn.weight.data[:1].view(torch.int64).add_(1 << 24),
+    'a last bit of a small tensor':
+        lambda m: m.stage1[0].scale_branch.bn.weight.data[:1].view(torch.int64).add_(1 << 24),
     'data replaced': on_weight(lambda w: setattr(w, 'data', w.data * 2)),
     'data transposed': lambda m: setattr(m.stage2[3].conv_branches[0].conv.weight, 'data',
                                          m.stage2[3].conv_branches[0].conv.weight.data.transpose(0, 1)),
@@ -244,7 +246,8 @@ def test_state_dict_and_parameters_are_the_same_in_both_modes():
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert model.train() is model
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
-    assert not any('fused' in name or 'reparam' in name for name, _ in [*model.named_buffers(), *model.named_parameters()])
+    assert not any('fused' in name or 'reparam' in name
+                   for name, _ in [*model.named_buffers(), *model.named_parameters()])
 
 
 def test_validation_leaves_training_bit_identical():

@@ -25,7 +25,8 @@ def step(block, x, monkeypatch):
         x = x.clone().requires_grad_()
         out = block(x)
     (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
-    return {'out': out, 'x': x.grad, **dict(block.named_buffers()), **{name: p.grad for name, p in block.named_parameters()}
+    return {'out': out, 'x': x.grad, **dict(block.named_buffers()),
+            **{name: p.grad for name, p in block.named_parameters()}
             }, bool(summed)
 
 
@@ -48,7 +49,8 @@ SMALL = dict(num_blocks=(1, 2, 1, 1), width_multipliers=(0.25, 0.125, 0.0625, 0.
              num_se_blocks=(0, 0, 0, 1))
 
 
-@pytest.mark.parametrize('option', ['with_cp', 'channels_last', 'compile', 'efficient_conv_bn_eval', 'hooks', 'bfloat16'])
+@pytest.mark.parametrize('option', ['with_cp', 'channels_last', 'compile', 'efficient_conv_bn_eval', 'hooks',
+                                    'bfloat16'])
 def test_what_people_switch_on(option):
     """Frozen norms as one convolution, under an option, against the branches without it."""
     torch.manual_seed(0)
@@ -92,7 +94,8 @@ def train(arch, dtype, fast_train):
     torch.manual_seed(0)
     # Default weights amplify rounding: a relative change of 1e-15 in the stem becomes 1e-4 after
     # four steps.
-    model = MobileOne(arch, out_indices=(1, 3), init_cfg=dict(type='NearIdentity'), norm_eval=True, fast_train=fast_train)
+    model = MobileOne(arch, out_indices=(1, 3), init_cfg=dict(type='NearIdentity'), norm_eval=True,
+                      fast_train=fast_train)
     model.init_weights()
     shift_norms(model)
     model = model.to(dtype)

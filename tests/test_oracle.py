@@ -59,12 +59,14 @@ def check(features, state_dict, arch, tmp_path):
     with torch.no_grad():
         expected = features(x)
     fused = any('reparam' in key for key in state_dict)
-    model = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'theirs.pth')), **OUT)
+    model = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'theirs.pth')),
+                      **OUT)
     model.double().init_weights()
     summary = convert_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
     assert (summary['arch'], summary['form']) == (arch, 'deploy' if fused else 'train')
     assert len(summary['left_out']) == 2  # the classifier
-    again = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth')), **OUT)
+    again = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth')),
+                      **OUT)
     again.double().init_weights()
     assert len(again.state_dict()) == len(state_dict) - 2
     for candidate in (model, again, reparameterize_model(again)):

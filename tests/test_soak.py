@@ -123,7 +123,8 @@ class Soak:
     compared = 0
 
 
-ACTIONS = ['train', 'eval', 'eval', 'a_part_to_eval', 'step', 'load', 'save', 'data_write', 'data_write', 'buffer_write',
+ACTIONS = ['train', 'eval', 'eval', 'a_part_to_eval', 'step', 'load', 'save', 'data_write', 'data_write',
+           'buffer_write',
            'bfloat16', 'half', 'float', 'double', 'double', 'deepcopy', 'pickle', 'to', *['forward'] * 12]
 
 

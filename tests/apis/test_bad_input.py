@@ -106,9 +106,11 @@ def test_heads_whose_classes_are_compared():
     check(backbone=backbone, bbox_head=RPNHead(), neck=Head())
     check(bbox_head=Head())
     check(backbone=backbone, auxiliary_head=nn.ModuleList([Head()]))  # as STDC's, of boundaries
-    for name, children in (('roi_head.bbox_head.0', dict(roi_head=nn.ModuleDict(dict(bbox_head=nn.ModuleList([Head()]))))), (
-            'student.bbox_head', dict(student=nn.ModuleDict(dict(bbox_head=Head()))))):
-        with pytest.raises(DataError, match=rf'model\.{name}\.num_classes is 80, but the val data has 2 classes: dog, cat'):
+    for name, children in (
+            ('roi_head.bbox_head.0', dict(roi_head=nn.ModuleDict(dict(bbox_head=nn.ModuleList([Head()]))))),
+            ('student.bbox_head', dict(student=nn.ModuleDict(dict(bbox_head=Head()))))):
+        message = rf'model\.{name}\.num_classes is 80, but the val data has 2 classes: dog, cat'
+        with pytest.raises(DataError, match=message):
             check(backbone=backbone, **children)
     metainfo['thing_classes'] = ('cat', )  # panoptic: the boxes' classes are some of the pixels'
     check(backbone=backbone, bbox_head=Head())
@@ -118,7 +120,8 @@ def test_heads_whose_classes_are_compared():
 @pytest.mark.parametrize('content, message', [
     ('', r'instances_train.json \(empty\)'),
     ('{"images": [', r"An ann_file is no JSON, or is cut short: .* It ends '\{\"images\": \['"),
-    ('{}', "An ann_file is not in the format of COCO: it has no 'categories'")], ids=['no bytes', 'cut short', 'no COCO'])
+    ('{}', "An ann_file is not in the format of COCO: it has no 'categories'")],
+    ids=['no bytes', 'cut short', 'no COCO'])
 def test_an_annotation_file_that_is_none(content, message, shapes_root, tmp_path):
     root = damaged(shapes_root, tmp_path)
     (root / 'annotations' / 'instances_train.json').write_text(content)
@@ -155,7 +158,8 @@ def test_annotations_of_other_classes(shapes_root, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('task, damage, message', [
-    (DETECTOR, 'missing', 'FileNotFoundError: .*train_0003'), (SEGMENTOR, 'corrupt', 'failed to load image: .*train_0003')])
+    (DETECTOR, 'missing', 'FileNotFoundError: .*train_0003'),
+    (SEGMENTOR, 'corrupt', 'failed to load image: .*train_0003')])
 def test_an_image_missing_or_corrupt_in_the_second_epoch(task, damage, message, shapes_root, tmp_path):
     """The run ends with the file's name, and the last checkpoint stays whole."""
     root, work = damaged(shapes_root, tmp_path), tmp_path / 'work'
@@ -203,7 +207,8 @@ def test_a_work_dir_that_cannot_be_written(shapes_root, tmp_path):
     for tool in (['train.py', DETECTOR], ['test.py', DETECTOR, __file__]):
         result = python('tools/' + tool[0], *tool[1:], '--work-dir', tmp_path / 'file' / 'work', check=False,
                         SHAPES_ROOT=shapes_root)
-        assert_one_line(result, f"Cannot write to the work dir '{tmp_path}/file/work': .* Name another one with --work-dir")
+        assert_one_line(result, f"Cannot write to the work dir '{tmp_path}/file/work': .* "
+                                'Name another one with --work-dir')
 
 
 @pytest.mark.slow
@@ -213,7 +218,8 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
     checkpoint = tmp_path / 'work' / 'epoch_1.pth'
     before = checkpoint.read_bytes()
     limit = len(before) // 1024 - 100
-    command = ' '.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work', '--resume',
+    command = ' '.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work',
+                                 '--resume',
                                  *map(repr, detection.options('s0', 2))]))
     result = subprocess.run(['bash', '-c', f'ulimit -f {limit}; {command}'], cwd=ROOT, capture_output=True, text=True,
                             env=os.environ | dict(PYTHONPATH=str(ROOT), SHAPES_ROOT=str(shapes_root)), check=False)

@@ -79,7 +79,8 @@ def test_segmentor_with_ema_to_deploy_form(shapes_root, tmp_path):
 def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
     """An error lists what does not fit, unless the user says what to leave out."""
     extra = ['default_hooks.checkpoint_fit.ignore=[bbox_head.cls_convs]'] if how else []
-    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options('s0', 1), 'model.bbox_head.num_classes=3',
+    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options('s0', 1),
+                    'model.bbox_head.num_classes=3',
                     'custom_hooks=[]', f'load_from={trained / "epoch_1.pth"}', *extra, check=False,
                     SHAPES_ROOT=shapes_root)
     output = result.stdout + result.stderr
@@ -97,9 +98,11 @@ def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
 @pytest.mark.slow
 def test_weights_of_a_backbone_are_no_detector(trained, shapes_root, tmp_path):
     torch.save(MobileOne('s0').state_dict(), tmp_path / 'backbone.pth')
-    result = python('tools/test.py', config_of(trained), tmp_path / 'backbone.pth', check=False, SHAPES_ROOT=shapes_root)
+    result = python('tools/test.py', config_of(trained), tmp_path / 'backbone.pth', check=False,
+                    SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
-    assert "Got weights of a backbone alone, expected those of a whole model with keys below 'backbone.'" in result.stderr
+    message = "Got weights of a backbone alone, expected those of a whole model with keys below 'backbone.'"
+    assert message in result.stderr
     result = python('tools/reparameterize.py', config_of(trained), tmp_path / 'backbone.pth', tmp_path / 'out.pth',
                     check=False)
     assert result.returncode == 1 and 'holds a backbone alone' in result.stderr
@@ -165,7 +168,8 @@ def test_a_whole_model_fits_or_is_refused(name, tmp_path):
     runner = run(tmp_path, content)
     ema = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module
     for model in (runner.model, ema):
-        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items() if 'batches' not in key)
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items()
+                   if 'batches' not in key)
 
 
 @pytest.mark.parametrize('damage, message', [

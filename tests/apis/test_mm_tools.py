@@ -128,9 +128,11 @@ def test_mmdets_benchmark(fuses, checkpoints, shapes_root, monkeypatch):
     cfg = Config.fromfile(ROOT / DETECTOR)
     cfg.work_dir = ''
     init_default_scope('mmdet')
-    benchmark = InferenceBenchmark(cfg, str(checkpoints[DETECTOR]), False, fuses, max_iter=3, log_interval=1, num_warmup=1)
+    benchmark = InferenceBenchmark(cfg, str(checkpoints[DETECTOR]), False, fuses, max_iter=3, log_interval=1,
+                                   num_warmup=1)
     fused = [module for module in benchmark.model.backbone.modules() if isinstance(module, nn.Identity)]
-    assert fuses == (len(fused) > 80)  # a norm gone in each branch; without it, these are the gates of blocks without SE
+    # With it, a norm is gone in each branch; without it, these are the gates of blocks without SE.
+    assert fuses == (len(fused) > 80)
     assert benchmark.run()['avg_fps'] > 0
     data = next(iter(benchmark.data_loader))
     with torch.no_grad():
@@ -165,7 +167,8 @@ def test_get_flops_of_mmdet(deploy, params):
 @pytest.mark.slow
 @pytest.mark.parametrize('deploy, params', [(False, '14.828M'), (True, '11.613M')])
 def test_get_flops_of_mmseg(deploy, params):
-    output = mm('mmseg/analysis_tools/get_flops.py', 'configs/segmentation/deeplabv3_mobileone_s0_voc12aug.py', '--shape',
+    output = mm('mmseg/analysis_tools/get_flops.py', 'configs/segmentation/deeplabv3_mobileone_s0_voc12aug.py',
+                '--shape',
                 512, 512, '--cfg-options', 'model.backbone.init_cfg=None', f'model.backbone.deploy={deploy}').stdout
     assert 'Flops: 12.182G' in output and f'Params: {params}' in output
 
@@ -212,7 +215,8 @@ def test_analyze_logs_and_publish_model(shapes_root, tmp_path):
 def test_confusion_matrix_of_mmdet(checkpoints, shapes_root, tmp_path):
     options = ['--cfg-options', 'model.test_cfg.score_thr=0.001', 'test_dataloader.num_workers=0',
                'test_dataloader.persistent_workers=False']
-    python('tools/test.py', DETECTOR, checkpoints[DETECTOR], '--out', tmp_path / 'predictions.pkl', '--work-dir', tmp_path,
+    python('tools/test.py', DETECTOR, checkpoints[DETECTOR], '--out', tmp_path / 'predictions.pkl', '--work-dir',
+           tmp_path,
            *options, SHAPES_ROOT=shapes_root)
     assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 6
     mm('mmdet/analysis_tools/confusion_matrix.py', DETECTOR, tmp_path / 'predictions.pkl', tmp_path / 'matrix',
@@ -227,8 +231,10 @@ def test_confusion_matrix_of_mmseg(tmp_path):
     checkpoint = tmp_path / 'random.pth'
     torch.save(dict(state_dict=segmentation.segmentor().state_dict()), checkpoint)
     options = segmentation.options(**{'test_dataloader.dataset.indices': 2})
-    python('tools/test.py', config, checkpoint, '--out', tmp_path / 'masks', '--work-dir', tmp_path, *options, VOC_ROOT=root)
-    mm('mmseg/analysis_tools/confusion_matrix.py', config, tmp_path / 'masks', tmp_path / 'matrix', *options, VOC_ROOT=root)
+    python('tools/test.py', config, checkpoint, '--out', tmp_path / 'masks', '--work-dir', tmp_path, *options,
+           VOC_ROOT=root)
+    mm('mmseg/analysis_tools/confusion_matrix.py', config, tmp_path / 'masks', tmp_path / 'matrix', *options,
+       VOC_ROOT=root)
     assert np.asarray(Image.open(tmp_path / 'matrix' / 'confusion_matrix.png')).std() > 10
 
 

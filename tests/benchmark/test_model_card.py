@@ -92,7 +92,8 @@ def test_metafiles_name_what_there_is():
 
 @pytest.mark.slow
 def test_what_is_given_is_written_and_kept(project, tmp_path, monkeypatch):
-    work = log(tmp_path / 'work', {'loss': 2.}, {'coco/bbox_mAP': 0.251, 'coco/bbox_mAP_50': 0.9}, {'coco/bbox_mAP': 0.247})
+    work = log(tmp_path / 'work', {'loss': 2.}, {'coco/bbox_mAP': 0.251, 'coco/bbox_mAP_50': 0.9},
+               {'coco/bbox_mAP': 0.247})
     weights = checkpoint(tmp_path / 'epoch_9.pth')
     before = written(project)
     python('tools/model_card.py', DETECTOR, '--rounds', 1, '--log', f'{DETECTOR}={work}', '--checkpoint',
@@ -168,7 +169,8 @@ def test_markers_that_are_not_there_once(project, no_counting, old, new):
 
 
 @pytest.mark.parametrize('given, message', [
-    (dict(configs=['ssdlite_s9']), r"'ssdlite_s9' is not among the configs of the model card. They are .*mobileone_s0, "),
+    (dict(configs=['ssdlite_s9']),
+     r"'ssdlite_s9' is not among the configs of the model card. They are .*mobileone_s0, "),
     (dict(rounds=0), '--rounds must be at least 1, got 0'),
     (dict(configs=['elsewhere/ssdlite_mobileone_s0.py']), 'is not among the configs'),
     (dict(configs=['configs/detection/ssdlite_mobileone_s2_shapes.py']), 'is not among the configs'),
@@ -192,7 +194,8 @@ def test_what_is_refused(project, no_counting, tmp_path, monkeypatch, given, mes
 def test_latencies_of_several_runs_are_told_apart():
     def model(name, machine):
         counts = dict.fromkeys(('Parameters', 'FLOPs', 'Parameters (train form)', 'FLOPs (train form)'), 1)
-        return dict(Name=name, Config=name, Metadata=counts | {'inference time (ms/im)': [dict(value=1., hardware=machine)]})
+        latency = {'inference time (ms/im)': [dict(value=1., hardware=machine)]}
+        return dict(Name=name, Config=name, Metadata=counts | latency)
     one = _table(KINDS[0], [model('a', 'this one'), model('b', 'this one')])
     assert one.endswith('|\n\nLatency: deploy form, median; this one.\n')
     two = _table(KINDS[0], [model('a', 'this one'), model('b', 'another'), model('c', 'this one')])

@@ -163,7 +163,8 @@ def test_detector_without_nms(detector, images, tmp_path):
     file = ExportedFile(out)
     outputs = file(read_image(images / '0.png', (320, 320)))
     num_priors = 6 * (20**2 + 10**2 + 5**2 + 3**2 + 2**2 + 1)
-    assert {key: value.shape for key, value in outputs.items()} == dict(boxes=(1, num_priors, 4), scores=(1, num_priors, 80))
+    assert {key: value.shape for key, value in outputs.items()} == dict(boxes=(1, num_priors, 4),
+                                                                        scores=(1, num_priors, 80))
     assert_alike(predicted(*detector, images), predicted(detector[0], out, images))
 
 
@@ -184,7 +185,8 @@ def test_free_sizes(fmt, suffix, detector, segmentor, tmp_path):
                 expected = deployable(image)
             got = file(image.numpy())
             if trained is detector:
-                expected = {name: value.numpy() for name, value in zip(('boxes', 'scores', 'labels'), expected, strict=True)}
+                expected = {name: value.numpy()
+                            for name, value in zip(('boxes', 'scores', 'labels'), expected, strict=True)}
                 assert share_of_boxes(expected, got) >= 0.99
             else:
                 torch.testing.assert_close(torch.from_numpy(got['logits']), expected, rtol=0, atol=1e-3)
@@ -271,7 +273,8 @@ def test_core_ml(detector, segmentor, tmp_path):
 
 def test_metadata(detector_onnx):
     meta = ExportedFile(detector_onnx).meta
-    assert meta['task'] == 'detection' and meta['shape'] == [1, 3, 320, 320] and meta['classes'][:2] == ['person', 'bicycle']
+    assert meta['task'] == 'detection' and meta['shape'] == [1, 3, 320, 320]
+    assert meta['classes'][:2] == ['person', 'bicycle']
     assert list(meta['outputs']) == ['boxes', 'scores', 'labels'] and 'RGB' in meta['input']
 
 
@@ -383,7 +386,8 @@ def test_metrics_of_a_file_and_its_checkpoint(detector, detector_onnx, tmp_path)
         python('tools/test.py', detector[0], checkpoint, '--work-dir', work_dir, '--out', tmp_path / 'out.pkl',
                '--show-dir', tmp_path / 'shown', *cfg_options(), COCO_ROOT=root)
         metrics.append(logged(work_dir, 'coco/bbox_mAP'))
-        assert (tmp_path / 'out.pkl').is_file() and list((tmp_path / 'shown').glob('*.jpg') or work_dir.rglob('shown/*.jpg'))
+        assert (tmp_path / 'out.pkl').is_file() and list((tmp_path / 'shown').glob('*.jpg')
+                                                         or work_dir.rglob('shown/*.jpg'))
     assert metrics[0] == pytest.approx(metrics[1], abs=2e-3)
 
 
@@ -396,7 +400,8 @@ def test_greedy_selection_is_batched_nms():
     got = select_boxes(boxes, scores, 0.45, 50)
     for i in range(2):
         index, labels = scores[i].nonzero(as_tuple=True)
-        found, kept = batched_nms(boxes[i][index], scores[i][index, labels], labels, dict(type='nms', iou_threshold=0.45))
+        found, kept = batched_nms(boxes[i][index], scores[i][index, labels], labels,
+                                  dict(type='nms', iou_threshold=0.45))
         torch.testing.assert_close(got[0][i], found[:50, :4])
         torch.testing.assert_close(got[1][i], found[:50, 4])
         assert torch.equal(got[2][i], labels[kept[:50]])
@@ -484,7 +489,8 @@ class TestBadInput:
         monkeypatch.setattr('os.replace', lambda *args: (_ for _ in ()).throw(OSError('disk full')))
         with pytest.raises(OSError, match='disk full'):
             export(*detector, tmp_path / 'a.onnx', 'onnx')
-        assert [file.name for file in tmp_path.iterdir()] == ['a.onnx'] and (tmp_path / 'a.onnx').read_text() == 'precious'
+        assert [file.name for file in tmp_path.iterdir()] == ['a.onnx']
+        assert (tmp_path / 'a.onnx').read_text() == 'precious'
 
 
 @pytest.mark.slow

@@ -62,7 +62,8 @@ def one_of_two(folder):
     results = {}
     for name, case in CASES.items():
         model, optimizer = make(**case)
-        wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False, find_unused_parameters=False)
+        wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False,
+                                            find_unused_parameters=False)
         for step in range(STEPS):
             wrapped.train()
             wrapped.train_step(dict(inputs=batch(step)[2 * rank:2 * rank + 2]), optimizer)
@@ -76,7 +77,8 @@ def one_of_two(folder):
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ddp')
-    python('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={20000 + os.getpid() % 20000}', __file__,
+    python('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={20000 + os.getpid() % 20000}',
+           __file__,
            folder, OMP_NUM_THREADS=1)
     return [torch.load(folder / f'{rank}.pt') for rank in range(2)]
 

@@ -58,7 +58,8 @@ def make(kind=MobileOne):
 def make_runner(work_dir, checkpoint, model=None, hooks=(), **kwargs):
     test = dict(test_dataloader=loader(False), test_cfg=dict(), test_evaluator=[Mean()])
     return Runner(model or TwoBackbones(config(), config()), str(work_dir), load_from=str(checkpoint),
-                  custom_hooks=[dict(type='CheckpointFitHook'), *hooks], experiment_name=work_dir.name, **test, **kwargs)
+                  custom_hooks=[dict(type='CheckpointFitHook'), *hooks], experiment_name=work_dir.name, **test,
+                  **kwargs)
 
 
 def expected_mean(model):
@@ -130,7 +131,8 @@ def test_under_ddp(tmp_path, monkeypatch):
 
 def test_a_training_refuses_them(tmp_path):
     runner = make_runner(tmp_path, deployed_checkpoint(tmp_path / 'fused.pth', make()), train_dataloader=loader(True),
-                         train_cfg=dict(by_epoch=True, max_epochs=1), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
+                         train_cfg=dict(by_epoch=True, max_epochs=1),
+                         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
     with pytest.raises(CheckpointError, match=r'Got fused .* train form.*expand=True'):
         runner.train()
     assert not runner.model.teacher.deploy

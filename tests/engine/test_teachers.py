@@ -33,7 +33,8 @@ def check_and_record(backbone, means):
 def semi_supervised(shapes_root):
     """mmdet's config of SoftTeacher, on shapes, with SSDLite in place of Faster R-CNN."""
     shapes = Config.fromfile(ROOT / 'configs' / 'detection' / 'ssdlite_mobileone_s2_shapes.py')
-    cfg = Config.fromfile(MMDET_CONFIGS / 'soft_teacher' / 'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
+    folder = MMDET_CONFIGS / 'soft_teacher'
+    cfg = Config.fromfile(folder / 'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
     detector = shapes.model
     detector.backbone.arch = 's0'
     levels = (256, 1024, *detector.neck.out_channels[2:])

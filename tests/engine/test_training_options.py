@@ -12,7 +12,8 @@ from tests.support.training import Mean, Model, backbone, loader
 def train(tmp_path, optim_wrapper=None, model=None, epochs=2, **cfg):
     """A short run of the real Runner with validation (which checks each prediction); returns the runner."""
     runner = Runner(
-        model or Model(), str(tmp_path), train_dataloader=loader(True), train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        model or Model(), str(tmp_path), train_dataloader=loader(True),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)) | (optim_wrapper or {}), val_dataloader=loader(False),
         val_cfg=dict(), val_evaluator=[Mean()], randomness=dict(seed=0), experiment_name=tmp_path.name, cfg=cfg)
     runner.train()
@@ -51,7 +52,8 @@ def test_amp_in_bfloat16(tmp_path):
 def test_accumulation_and_clipping(tmp_path):
     runner = train(tmp_path / 'run', dict(accumulative_counts=2, clip_grad=dict(max_norm=0.01)), epochs=1)
     start = Model()
-    moved = [(a.detach() - b.detach()).norm() for a, b in zip(runner.model.parameters(), start.parameters(), strict=True)]
+    moved = [(a.detach() - b.detach()).norm()
+             for a, b in zip(runner.model.parameters(), start.parameters(), strict=True)]
     # One step over two batches, with the gradient clipped to a norm of 0.01, at an LR of 0.05.
     torch.testing.assert_close(torch.stack(moved).norm(), torch.tensor(0.05 * 0.01), rtol=1e-2, atol=0)
 
@@ -64,7 +66,8 @@ def test_activation_checkpointing_by_mmengines_key(tmp_path):
     keys = ['backbone.stage2', 'backbone.stage3.1']
     checkpointed = train(tmp_path / 'checkpointed', activation_checkpointing=keys)
     plain = train(tmp_path / 'plain')
-    for (key, value), other in zip(checkpointed.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
+    for (key, value), other in zip(checkpointed.model.state_dict().items(), plain.model.state_dict().values(),
+                                   strict=True):
         if 'running' not in key and 'num_batches' not in key:
             torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6)
 

@@ -258,14 +258,16 @@ def test_layouts_of_imagenet(folders, listed, message, tmp_path, monkeypatch):
 def pretrained(shapes_root, tmp_path_factory):
     """Work dir of a small run with all three phases."""
     work = tmp_path_factory.mktemp('pretrained')
-    python('-W', 'ignore', 'tools/train.py', SHAPES, '--work-dir', work, '--cfg-options', 'train_dataloader.batch_size=8',
+    python('-W', 'ignore', 'tools/train.py', SHAPES, '--work-dir', work, '--cfg-options',
+           'train_dataloader.batch_size=8',
            'default_hooks.checkpoint.interval=5', 'train_cfg.val_interval=5', SHAPES_ROOT=shapes_root)
     return work
 
 
 def evaluate(config, checkpoint, work_dir, *arguments, **env):
     """The metrics of tools/test.py: top-1, and top-5 on request."""
-    result = python('-W', 'ignore', 'tools/test.py', config, checkpoint, '--work-dir', work_dir, *arguments, '--cfg-options',
+    result = python('-W', 'ignore', 'tools/test.py', config, checkpoint, '--work-dir', work_dir, *arguments,
+                    '--cfg-options',
                     'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', **env)
     return [float(value) for value in re.findall(r'accuracy/top\d: ([\d.]+)', result.stdout + result.stderr)]
 
@@ -280,10 +282,12 @@ def test_pretraining_starts_a_detector(pretrained, shapes_root, tmp_path):
     assert all(torch.equal(value, averaged[f'backbone.{key}']) for key, value in backbone.state_dict().items())
     assert any(not torch.equal(value, raw[f'module.backbone.{key}']) for key, value in backbone.state_dict().items())
     python('tools/train.py', 'configs/detection/ssdlite_mobileone_s2_shapes.py', '--work-dir', tmp_path / 'det',
-           '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'model.backbone.init_cfg.type=Pretrained',
+           '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+           'model.backbone.init_cfg.type=Pretrained',
            f'model.backbone.init_cfg.checkpoint={pretrained / "epoch_5.pth"}', SHAPES_ROOT=shapes_root)
     assert 'coco/bbox_mAP' in logged(tmp_path / 'det', 'coco/bbox_mAP')
-    accuracy = evaluate(SHAPES, pretrained / 'epoch_5.pth', tmp_path / 'test', '--out', tmp_path / 'out.pkl', '--show-dir',
+    accuracy = evaluate(SHAPES, pretrained / 'epoch_5.pth', tmp_path / 'test', '--out', tmp_path / 'out.pkl',
+                        '--show-dir',
                         tmp_path / 'images', SHAPES_ROOT=shapes_root)
     assert accuracy == [pytest.approx(logged_values(pretrained, 'accuracy/top1')[-1], abs=1e-3)]
     assert (tmp_path / 'out.pkl').stat().st_size and len(list((tmp_path / 'images').iterdir())) == 6
