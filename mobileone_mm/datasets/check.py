@@ -1,4 +1,4 @@
-"""Data sets: found before anything else starts, or an error that says what to do."""
+"""Datasets: found before anything else starts, or an error that says what to do."""
 import os
 import os.path as osp
 import re

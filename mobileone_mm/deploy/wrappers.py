@@ -1,4 +1,4 @@
-"""Detectors and segmentors as one function from pixels to answers, which is what an exported file holds."""
+"""Detectors and segmentors as one function from pixels to outputs, which is what an exported file holds."""
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
