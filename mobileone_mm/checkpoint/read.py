@@ -27,7 +27,7 @@ REMEDIES = ('Either download it by hand and point the config at the file '
 
 
 def _globals_in_mmengine_checkpoints() -> list:
-    """What mmengine's checkpoints hold besides tensors: its log history, and numpy's scalars and arrays.
+    """What mmengine's checkpoints hold apart from tensors: its log history, and numpy's scalars and arrays.
 
     Nothing of it runs code. These are the names that stand in such files, private ones too: numpy's were moved from
     ``numpy.core`` to ``numpy._core`` with numpy 2.
@@ -36,7 +36,8 @@ def _globals_in_mmengine_checkpoints() -> list:
     functions = [(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
                  for name in ('scalar', '_reconstruct') for core in ('core', '_core')]
     dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'uint32', 'float32', 'float64')}
-    return [HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *functions, np.ndarray, np.dtype, *dtypes, slice]
+    return [HistoryBuffer, (_history_buffer_method, 'builtins.getattr'), *functions, np.ndarray, np.dtype, *dtypes,
+            slice]
 
 
 def _history_buffer_method(owner: type, name: str):
@@ -131,8 +132,8 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
     Args:
         filename: Path of the file.
         map_location: As for ``torch.load``.
-        trust: Unpickle anything, which may run code from the file. So does, in all tools, torch's own switch, the
-            environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1``.
+        trust: Unpickle anything, which may run code from the file. torch's environment variable
+            ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` does the same for all tools.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -146,8 +147,8 @@ def read_checkpoint(filename: str, map_location: str | torch.device | None = Non
             check_for_damage(filename)
     checkpoint = load_safely(filename, map_location, trust)
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a checkpoint '
-                              "with the key 'state_dict'.")
+        raise CheckpointError(f'{filename!r} holds a {type(checkpoint).__name__}, expected a state dict or a '
+                              "checkpoint with the key 'state_dict'.")
     return checkpoint
 
 
@@ -156,7 +157,7 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
     """Fetch the state dict that an ``init_cfg`` of type ``Pretrained`` names.
 
     Args:
-        checkpoint: Path, or an URL, which is downloaded once and kept in torch hub's cache.
+        checkpoint: Path, or a URL, which is downloaded once and kept in torch hub's cache.
         prefix: Take only the keys below this prefix, e.g. ``'backbone.'``.
         map_location: As for ``torch.load``.
         type: The ``init_cfg``'s type, for the log.
@@ -176,8 +177,8 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
         raise CheckpointError(f'{error} {REMEDIES}') from error
     except CheckpointError as error:
         if is_url:
-            raise CheckpointError(f'{error} This is the copy in torch hub\'s cache of {checkpoint}: delete it, and it is '
-                                  'downloaded again.') from error
+            raise CheckpointError(f"{error} This is the copy in torch hub's cache of {checkpoint}: delete it, and it "
+                                  'is downloaded again.') from error
         raise
     state_dict = get_state_dict(content)
     if prefix is not None:
@@ -191,12 +192,13 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
 
 
 def cached_path(url: str, folder: str | None = None) -> str:
-    """Where torch's hub keeps the file of an URL: in its folder of checkpoints, by the last part of the URL's path."""
-    return os.path.join(folder or os.path.join(torch.hub.get_dir(), 'checkpoints'), os.path.basename(urlparse(url).path))
+    """Where torch's hub keeps the file of a URL: in its folder of checkpoints, by the last part of the URL's path."""
+    folder = folder or os.path.join(torch.hub.get_dir(), 'checkpoints')
+    return os.path.join(folder, os.path.basename(urlparse(url).path))
 
 
 def download(url: str) -> str:
-    """Path of the file behind an URL: in torch hub's cache, where a file of that name is used as it is.
+    """Path of the file behind a URL: in torch hub's cache, where a file of that name is used as it is.
 
     One process of each machine downloads. What arrives is kept only if it can be read: a download that broke off leaves
     nothing. Several machines may share the folder: each writes to a file of its own, and moves it into place.

@@ -150,7 +150,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
 
 
 _FINDER = StandInFinder(
-    'mmcv.ops', 'is a compiled operator, and this mmcv was installed without them. Install torch first, then compile mmcv '
-    'against it (about half an hour): '
+    'mmcv.ops',
+    'is a compiled operator, and this mmcv was installed without them. Install torch first, then compile mmcv against '
+    'it (about half an hour): '
     'pip install --no-build-isolation --no-binary :all: --force-reinstall --no-deps onedl-mmcv',
     nms=nms, batched_nms=batched_nms)

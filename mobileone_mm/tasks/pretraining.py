@@ -12,8 +12,9 @@ with importable_torchvision():
         from mmpretrain.registry import TRANSFORMS
         from mmpretrain.utils import register_all_modules
     except ImportError as error:
-        raise MissingPackageError(f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or beside '
-                                  'upstream mmengine and mmcv: pip install mmpretrain.') from error
+        raise MissingPackageError(
+            f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or, with upstream mmengine '
+            'and mmcv: pip install mmpretrain.') from error
     register_all_modules(init_default_scope=False)
 
 
@@ -34,7 +35,8 @@ class ProgressiveAutoAugment(AutoAugment):
         ValueError: ``strength`` is not from 0 to 1, or ``policies`` is not known.
     """
 
-    def __init__(self, policies: str | list[list[dict]] = 'imagenet', strength: float = 1.0, hparams: dict | None = None):
+    def __init__(self, policies: str | list[list[dict]] = 'imagenet', strength: float = 1.0,
+                 hparams: dict | None = None):
         if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
             raise ValueError(f'strength must be a number from 0 to 1, got {strength!r}.')
         if isinstance(policies, str):

@@ -23,7 +23,7 @@ class DeepLabV3Head(ASPPHead):
                 if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and \
                         not (isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1):
                     raise ValueError(
-                        'Got a batch of one image: the batch norm of the image-pooling branch needs at least two values '
-                        'per channel. Set train_dataloader.batch_size to 2 or more, with drop_last=True, or train on '
-                        "several GPUs with sync_bn='torch'.")
+                        'Got a batch of one image: the batch norm of the image-pooling branch needs at least two '
+                        'values per channel. Set train_dataloader.batch_size to 2 or more, with drop_last=True, or '
+                        "train on several GPUs with sync_bn='torch'.")
         return super().forward(inputs)
