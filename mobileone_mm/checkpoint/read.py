@@ -17,7 +17,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from ..utils.errors import CheckpointError, MissingFileError
 
 
-def _globals_in_mmengine_checkpoints() -> list:
+def globals_in_mmengine_checkpoints() -> list:
     """What mmengine's checkpoints hold apart from tensors: its log history, and numpy's scalars and arrays.
 
     Nothing of it runs code. These are the names that stand in such files, private ones too: numpy's were moved from
@@ -51,7 +51,7 @@ def mmengine_globals() -> Iterator[None]:
     """
     with _LOADING:
         known = torch.serialization.get_safe_globals()
-        missing = [entry for entry in _globals_in_mmengine_checkpoints() if entry not in known]
+        missing = [entry for entry in globals_in_mmengine_checkpoints() if entry not in known]
         with torch.serialization.safe_globals(missing):
             yield
 
