@@ -11,8 +11,11 @@ from .engine.calibrate import calibrate_norms
 from .engine.hooks import (
     CalibrateNormsHook,
     CheckpointFitHook,
+    DivergenceHook,
     NumClassesFitHook,
+    OwnCheckpointsHook,
     PreserveRandomStateHook,
+    ResumeScheduleHook,
     SyncAveragedBuffersHook,
 )
 from .mobileone import MobileOne
@@ -26,11 +29,14 @@ __all__ = [
     'AtomicLocalBackend',
     'CalibrateNormsHook',
     'CheckpointFitHook',
+    'DivergenceHook',
     'MobileOne',
     'MobileOneBlock',
     'NearIdentityInit',
     'NumClassesFitHook',
+    'OwnCheckpointsHook',
     'PreserveRandomStateHook',
+    'ResumeScheduleHook',
     'SyncAveragedBuffersHook',
     '__version__',
     'calibrate_norms',

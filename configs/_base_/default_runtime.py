@@ -13,7 +13,13 @@ default_hooks = dict(
     # not loaded and keep their initial values.
     checkpoint_fit=dict(type='CheckpointFitHook', ignore=[]),
     # Raises an error if a head's num_classes is not the number of classes of the dataset.
-    num_classes_fit=dict(type='NumClassesFitHook'))
+    num_classes_fit=dict(type='NumClassesFitHook'),
+    # Ends a training whose loss or weights are no numbers, before a checkpoint of it is saved.
+    divergence=dict(type='DivergenceHook'),
+    # A resumed run deletes checkpoints of its own work dir only.
+    own_checkpoints=dict(type='OwnCheckpointsHook'),
+    # Resumed on another number of devices, schedules still end with the last epoch.
+    resume_schedule=dict(type='ResumeScheduleHook'))
 
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -14,6 +14,11 @@ from mmengine.runner import Runner
 from ..utils.errors import DataError, DiskError
 from .train_options import latest_checkpoint
 
+# By their entries in configs/_base_/default_runtime.py.
+_CHECKS = {
+    'checkpoint_fit': 'CheckpointFitHook', 'num_classes_fit': 'NumClassesFitHook', 'divergence': 'DivergenceHook',
+    'own_checkpoints': 'OwnCheckpointsHook', 'resume_schedule': 'ResumeScheduleHook',
+}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -27,6 +32,7 @@ def build_runner(cfg: Config) -> Runner:
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
         cfg.sync_bn = None  # SyncBN has no implementation for the CPU
     _add_checks(cfg)
+    _fit_workers(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -78,13 +84,25 @@ def test(cfg: Config) -> None:
 def _add_checks(cfg: Config) -> None:
     """Our hooks that check, also for configs with other hooks than ours; an entry of None switches one off."""
     defaults = cfg.get('default_hooks') or {}
-    for key, name in (('checkpoint_fit', 'CheckpointFitHook'), ('num_classes_fit', 'NumClassesFitHook')):
+    for key, name in _CHECKS.items():
         if key in defaults and defaults[key] is None:
             del defaults[key]  # mmengine takes None for its own hooks only
             continue
         hooks = [*(cfg.get('custom_hooks') or []), *filter(None, defaults.values())]
         if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
             cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
+        if name == 'DivergenceHook':  # mmdet's comes first, by its priority, and ends without words
+            cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                                if not (isinstance(hook, dict) and 'CheckInvalidLossHook' in str(hook.get('type')))]
+
+
+def _fit_workers(cfg: Config) -> None:
+    """Without workers, leave out what torch's DataLoader refuses then, though there is nothing for it to do."""
+    for key, loader in cfg.items():
+        # What is built already has been checked by torch.
+        if key.endswith('_dataloader') and isinstance(loader, dict) and not loader.get('num_workers'):
+            for option in ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout'):
+                loader.pop(option, None)
 
 
 @contextmanager
