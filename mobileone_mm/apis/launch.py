@@ -1,6 +1,5 @@
 """Training and testing in mmengine's Runner, with errors that say what to do."""
 import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +10,8 @@ from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..utils.errors import DataError, DiskError
+from ..datasets.explain import explain_annotations
+from ..utils.errors import DataError, DiskError, MobileOneError
 from .train_options import latest_checkpoint
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -43,7 +43,7 @@ def train(cfg: Config) -> None:
     """
     runner = build_runner(cfg)
     try:
-        with _explained_data_errors():  # train() takes the loops as they are here
+        with _explained_data_errors(cfg, ('train', 'val')):  # train() takes the loops as they are here
             loop, _ = runner.train_loop, runner.val_loop
         if loop is not None and hasattr(loop.dataloader.dataset, '__len__') and len(loop.dataloader) == 0:
             loader = loop.dataloader
@@ -70,7 +70,7 @@ def test(cfg: Config) -> None:
         CheckpointError: The checkpoint does not fit.
     """
     runner = build_runner(cfg)
-    with _explained_data_errors():
+    with _explained_data_errors(cfg, ('test', )):
         _ = runner.test_loop
     runner.test()
 
@@ -78,7 +78,9 @@ def test(cfg: Config) -> None:
 def _add_checks(cfg: Config) -> None:
     """Our hooks that check, also for configs with other hooks than ours; an entry of None switches one off."""
     defaults = cfg.get('default_hooks') or {}
-    for key, name in (('checkpoint_fit', 'CheckpointFitHook'), ('num_classes_fit', 'NumClassesFitHook')):
+    for key, name in (('checkpoint_fit', 'CheckpointFitHook'), ('class_names_fit', 'ClassNamesFitHook'),
+                      ('num_classes_fit', 'NumClassesFitHook'), ('coco_fit', 'CocoFitHook'),
+                      ('masks_fit', 'MasksFitHook')):
         if key in defaults and defaults[key] is None:
             del defaults[key]  # mmengine takes None for its own hooks only
             continue
@@ -88,22 +90,15 @@ def _add_checks(cfg: Config) -> None:
 
 
 @contextmanager
-def _explained_data_errors() -> Iterator[None]:
+def _explained_data_errors(cfg: Config, splits: tuple[str, ...]) -> Iterator[None]:
     """For building loops only, which reads the annotations: later these errors have other reasons."""
     try:
         yield
-    except json.JSONDecodeError as error:
-        raise DataError(f'An ann_file is no JSON, or is cut short: {error}. It ends {error.doc[-40:]!r}.') from error
-    except KeyError as error:
-        if error.args not in (('images', ), ('annotations', ), ('categories', )):
-            raise
-        raise DataError(f'An ann_file is not in the format of COCO: it has no {error}.') from error
-    except ValueError as error:
-        if str(error) != 'need at least one array to concatenate':
-            raise
-        # What mmengine's BaseDataset says when it keeps the list of its images.
-        raise DataError("No images are left of a dataset's annotations. Check ann_file, filter_cfg, and that "
-                        "metainfo['classes'] are the names in the annotations.") from error
+    except MobileOneError:
+        raise
+    except Exception as error:
+        explain_annotations(cfg, splits, error)
+        raise
 
 
 def _how_to_go_on(work_dir: str) -> str:
