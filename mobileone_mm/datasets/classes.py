@@ -33,7 +33,7 @@ def read_classes(classes: Any, of: str = '') -> list[str]:
 def _nearest(name: str, names: Sequence[str]) -> str:
     """What a message says of a name that is not among others: the ones that look most like it."""
     lower = {other.lower().strip(): other for other in map(str, names)}
-    close = [lower[match] for match in get_close_matches(str(name).lower().strip(), lower, 3, 0.6)]
+    close = [lower[match] for match in get_close_matches(str(name).lower().strip(), lower, 3, 0.7)]
     return f'{name!r} (nearest: {", ".join(map(repr, close))})' if close else repr(name)
 
 

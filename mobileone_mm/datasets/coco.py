@@ -25,7 +25,7 @@ _REMEDIES = {
     'area': 'Write the number of pixels of its mask, or width * height of its bbox',
     'name': 'Write its name',
 }
-_WINDOW = 1 << 20
+_WINDOW = 1 << 12  # bytes that are parsed at first, more where that is not enough
 
 
 def read_coco(path: str) -> dict:
@@ -59,9 +59,9 @@ def read_categories(path: str) -> list[dict]:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 found = [value for value in _values(data, b'"categories"') if _are_categories(value)]
     if len(found) != 1:  # none, or some of that name deeper inside
-        found = [read_coco(path).get('categories')]
-    if not _are_categories(found[0]):
-        check_entries(dict(categories=found[0]), path, ('categories', ))
+        content = read_coco(path)
+        check_entries(content, path, ('categories', ))
+        found = [content['categories']]
     return found[0]
 
 
@@ -80,7 +80,7 @@ def _values(data: mmap.mmap, key: bytes) -> Iterator[object]:
             except json.JSONDecodeError:
                 if begin + window >= len(data):
                     break
-                window *= 4
+                window *= 8
         start = data.find(key, begin)
 
 

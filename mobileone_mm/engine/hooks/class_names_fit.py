@@ -42,7 +42,7 @@ class ClassNamesFitHook(DataCheckHook):
         for dataset, data in datasets_of(runner, split):
             own = _classes(dataset, data)
             if own and is_coco(dataset):
-                self._check_coco(dataset, own, data)
+                _check_coco(dataset, own, f'the {split} data')
             elif own and hasattr(dataset, 'folder_to_idx') and not hasattr(dataset, 'split'):
                 check_folders(own, sorted(dataset.folder_to_idx, key=dataset.folder_to_idx.get), data)
         for metric, file in zip(metrics_of(runner, split), metric_files(runner, split), strict=True):
@@ -62,13 +62,13 @@ class ClassNamesFitHook(DataCheckHook):
         if trained and classes and not isinstance(trained, str):
             check_same_names(trained, classes, data, other_data)
 
-    def _check_coco(self, dataset, classes: list[str], data: str) -> None:
-        if not osp.isfile(dataset.ann_file):
-            warn(f'The names of classes were not compared with {dataset.ann_file}, which is not on this '
-                 "machine's disks.")
-            return
-        names = {category['id']: category['name'] for category in read_categories(dataset.ann_file)}
-        check_names(classes, [names.get(id_) for id_ in dataset.cat_ids], list(names.values()), data, dataset.ann_file)
+
+def _check_coco(dataset, classes: list[str], data: str) -> None:
+    if not osp.isfile(dataset.ann_file):
+        warn(f"The names of classes were not compared with {dataset.ann_file}, which is not on this machine's disks.")
+        return
+    names = {category['id']: category['name'] for category in read_categories(dataset.ann_file)}
+    check_names(classes, [names.get(id_) for id_ in dataset.cat_ids], list(names.values()), data, dataset.ann_file)
 
 
 def _classes(dataset, data: str) -> list[str] | None:
