@@ -1,8 +1,7 @@
 """Resumed in another folder, on another number of devices, with another batch size: what mmengine restores must still fit."""
-import json
-import os
 import re
 import shutil
+from itertools import count
 
 import pytest
 import torch
@@ -13,11 +12,11 @@ from torch import nn
 
 from mobileone_mm.apis.train_options import latest_checkpoint
 from tests.support import tiny
-from tests.support.paths import ROOT
-from tests.support.runs import python, scalars
+from tests.support.runs import python, run_distributed, scalars
 from tests.support.training import Mean
 
 IMAGES = 16
+NUMBERS = count()  # mmengine tells runs that begin in the same second by their names
 
 
 class Net(BaseModel):
@@ -75,9 +74,9 @@ SCHEDULES = dict(
 
 
 def make(work_dir, batch_size=2, epochs=8, score=None, hooks=(), schedule=None, checkpoint=None, by_iter=False, **cfg):
-    def loader(size):
+    def loader(size, sampler):
         return dict(batch_size=size, num_workers=0, dataset=list(range(IMAGES)), collate_fn=dict(type='pseudo_collate'),
-                    sampler=dict(type='InfiniteSampler' if by_iter else 'DefaultSampler', shuffle=False))
+                    sampler=dict(type=sampler, shuffle=False))
 
     saves = dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='mean', rule='greater')
     if by_iter:
@@ -86,10 +85,11 @@ def make(work_dir, batch_size=2, epochs=8, score=None, hooks=(), schedule=None, 
     else:
         train_cfg = dict(by_epoch=True, max_epochs=epochs)
     return Runner(
-        Net(score), str(work_dir), train_dataloader=loader(batch_size), train_cfg=train_cfg, val_dataloader=loader(2),
+        Net(score), str(work_dir), train_cfg=train_cfg, val_dataloader=loader(2, 'DefaultSampler'),
+        train_dataloader=loader(batch_size, 'InfiniteSampler' if by_iter else 'DefaultSampler'),
         val_cfg=dict(), val_evaluator=[Mean()], optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.)),
         param_scheduler=[schedule] if schedule else None,
-        default_hooks=dict(checkpoint=saves | (checkpoint or {})), experiment_name=f'{work_dir.name}{id(hooks)}',
+        default_hooks=dict(checkpoint=saves | (checkpoint or {})), experiment_name=f'{work_dir.name}{next(NUMBERS)}',
         custom_hooks=[*hooks, dict(type='OwnCheckpointsHook'), dict(type='ResumeScheduleHook')], **cfg)
 
 
@@ -162,7 +162,7 @@ def test_in_the_same_work_dir_all_goes_on(tmp_path):
 
 # --- how schedules go on
 
-@pytest.mark.parametrize('sizes', [(2, 4), (4, 2), (2, 3), (2, 2)], ids=str)
+@pytest.mark.parametrize('sizes', [(2, 4), (3, 2)], ids=str)
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_with_another_batch_size(name, sizes, tmp_path):
     """After half of the epochs; from there on, the LR is what it is in a run that began with this batch size."""
@@ -213,7 +213,7 @@ COSINE = """
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=4, eta_min=0, begin=0, end=4, by_epoch=True,
                         convert_to_iter_based=True)]
 train_cfg = dict(max_epochs=4)
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=5))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=5), logger=dict(interval=1))
 """
 
 
@@ -222,12 +222,11 @@ def test_by_the_tools_on_two_devices_and_in_another_folder(shapes_root, tmp_path
     config, first, second = tiny.write_config(tmp_path, tiny.SEGMENTOR, COSINE), tmp_path / 'first', tmp_path / 'second'
     python('tools/train.py', config, '--work-dir', first, SHAPES_ROOT=shapes_root)
     before = files(first)
-    script = [ROOT / 'tools/train.py', config, '--launcher', 'pytorch', '--work-dir', second, '--resume', first / 'epoch_2.pth']
-    result = python('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={20000 + os.getpid() % 20000}',
-                    *script, SHAPES_ROOT=shapes_root, OMP_NUM_THREADS=1)
+    result = run_distributed('tools/dist_train.sh', config, '--work-dir', second, '--resume', first / 'epoch_2.pth',
+                             SHAPES_ROOT=shapes_root)
     assert files(first) == before
     output = result.stdout + result.stderr
     assert 'Resumed with 2 iterations an epoch, where the checkpoint has 4 (4 images an iteration before, 8 now)' in output
     rates = [row['lr'] for row in scalars(second) if 'lr' in row]
     whole = [row['lr'] for row in scalars(first) if 'lr' in row]
-    assert rates == pytest.approx([whole[8], whole[10], whole[12], whole[14]], rel=0.02), json.dumps(rates)
+    assert rates == pytest.approx([whole[8], whole[10], whole[12], whole[14]], rel=0.02)
