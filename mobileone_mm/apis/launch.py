@@ -16,9 +16,14 @@ from .train_options import latest_checkpoint
 
 # By their entries in configs/_base_/default_runtime.py.
 _CHECKS = {
-    'checkpoint_fit': 'CheckpointFitHook', 'class_names_fit': 'ClassNamesFitHook', 'num_classes_fit': 'NumClassesFitHook',
-    'coco_fit': 'CocoFitHook', 'masks_fit': 'MasksFitHook', 'divergence': 'DivergenceHook',
-    'own_checkpoints': 'OwnCheckpointsHook', 'resume_schedule': 'ResumeScheduleHook',
+    'checkpoint_fit': 'CheckpointFitHook',
+    'class_names_fit': 'ClassNamesFitHook',
+    'num_classes_fit': 'NumClassesFitHook',
+    'coco_fit': 'CocoFitHook',
+    'masks_fit': 'MasksFitHook',
+    'divergence': 'DivergenceHook',
+    'own_checkpoints': 'OwnCheckpointsHook',
+    'resume_schedule': 'ResumeScheduleHook',
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 

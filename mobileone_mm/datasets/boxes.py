@@ -20,6 +20,7 @@ def nothing_to_learn(datasets: Iterable[Any]) -> str | None:
             ignored += len(instances)
             images += 1
     if ignored:
-        return f'All {ignored} boxes in {images} images are iscrowd=1, which mm ignores. Write iscrowd=0 for single objects'
+        return (f'All {ignored} boxes in {images} images are iscrowd=1, which mm ignores. Write iscrowd=0 for '
+                'single objects')
     return (f'None of the {images} images has a box that mm keeps. It drops those of other categories than '
             'metainfo.classes, of no area, outside of the image, with ignore=1, and of an image_id that no image has')

@@ -11,7 +11,9 @@ from ..utils.logs import warn
 
 
 def read_classes(classes: Any, of: str = '') -> list[str]:
-    """Names from ``metainfo.classes`` of a config, read as mmengine's BaseDataset does: a text is a file, a name a line.
+    """Names from ``metainfo.classes`` of a config, read as mmengine's BaseDataset does.
+
+    A text is a file with one name per line.
 
     Args:
         classes: A tuple or list of names, or a file.

@@ -58,7 +58,8 @@ def check_masks(dataset: Any, data: str, ignored: Collection[int] = (IGNORED, ))
         if set(ignored) & seen or not labels:
             left = f'label {labels[0]} alone' if labels else 'nothing'
             raise DataError(
-                f'{sample}: they have no values but {shown}, and {_or(ignored)} is ignored, so {left} would be learned. '
+                f'{sample}: they have no values but {shown}, and {_or(ignored)} is ignored, so {left} would be '
+                'learned. '
                 f'Where {_or(ignored)} stands for a class, write its index (0 to {len(classes) - 1}) instead.')
         warn(f'{sample}: all are label {shown} ({classes[labels[0]]}) and nothing else. Check that the '
              'values of the classes are their indices.')
@@ -124,8 +125,9 @@ def _check_size(path: str, mask: np.ndarray, load_image: Any, info: dict) -> Non
     except Exception:  # as for a mask
         return
     if got != mask.shape[::-1]:
-        turned = (": the image's EXIF tag turns it. Write color_type='color_ignore_orientation' in LoadImageFromFile of "
-                  'all datasets, or save the image turned') if tag > 4 and size == mask.shape[::-1] else \
+        turned = (": the image's EXIF tag turns it. Write color_type='color_ignore_orientation' in "
+                  'LoadImageFromFile of all datasets, or save the image turned') \
+            if tag > 4 and size == mask.shape[::-1] else \
             '. Save them in the same size, the mask resized without interpolation'
         raise DataError(f'{path} has {mask.shape[1]}x{mask.shape[0]} pixels (width x height), but '
                         f'{info["img_path"]} is loaded with {got[0]}x{got[1]}{turned}.')

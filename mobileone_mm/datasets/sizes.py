@@ -83,8 +83,8 @@ def _mismatch(path: str, got: tuple, said: tuple, stored: tuple, orientation: in
                 "dict(type='LoadImageFromFile', color_type='color_ignore_orientation') in the pipelines of all "
                 'datasets, or save the images turned and draw the boxes on these.')
     if orientation > 4 and said == stored[::-1]:
-        return (f'{text}: its boxes were drawn on the image as its EXIF tag turns it, and the pipeline does not turn it. '
-                "Leave color_type out of LoadImageFromFile, and use imdecode_backend='cv2' or 'pillow'.")
+        return (f'{text}: its boxes were drawn on the image as its EXIF tag turns it, and the pipeline does not turn '
+                "it. Leave color_type out of LoadImageFromFile, and use imdecode_backend='cv2' or 'pillow'.")
     return (f'{text}. Correct width and height there; where the images were resized, the boxes too. mm cuts boxes at '
             'this size.')
 

@@ -114,8 +114,10 @@ def test_configs_in_different_order(root, tmp_path):
 
 @pytest.mark.parametrize('classes, message', [
     (('circel', 'Square', 'triangle', 'star', 'ring'),
-     r"2 of the 5 classes .* not in .*train.json: 'circel' \(nearest: 'circle'\), 'Square' \(nearest: 'square'\)\. It has "),
-    (('dog', 'cat', 'cow', 'pig', 'hen'), "5 of the 5 classes .*: 'dog', 'cat', 'cow' and 2 more. It has circle, square"),
+     r"2 of the 5 classes .* not in .*train.json: 'circel' \(nearest: 'circle'\), "
+     r"'Square' \(nearest: 'square'\)\. It has "),
+    (('dog', 'cat', 'cow', 'pig', 'hen'),
+     "5 of the 5 classes .*: 'dog', 'cat', 'cow' and 2 more. It has circle, square"),
 ])
 def test_names_that_the_file_lacks(classes, message, root, tmp_path):
     options = {f'{split}_dataloader.dataset.metainfo.classes': classes for split in ('train', 'val')}
@@ -161,8 +163,8 @@ def test_classes_in_a_file(root, tmp_path):
 
 def test_an_evaluator_with_another_file(root, tmp_path):
     evaluator = {'val_evaluator.ann_file': str(root / 'annotations' / TRAIN)}
-    refused(tmp_path, tiny.DETECTOR, r"train.json, the ann_file of the evaluator, has 'train_0000.jpg' with the id 0, but "
-            "the val data .* has 'val_0000.jpg'", options=evaluator)
+    refused(tmp_path, tiny.DETECTOR, r"train.json, the ann_file of the evaluator, has 'train_0000.jpg' with the id 0, "
+            "but the val data .* has 'val_0000.jpg'", options=evaluator)
     shutil.copy(root / 'annotations' / VAL, root / 'annotations' / 'other.json')
     change(root, lambda coco: coco['categories'].reverse(), 'other.json')
     refused(tmp_path, tiny.DETECTOR, 'another order than in .*other.json', options={
@@ -224,7 +226,8 @@ def everywhere(part, key):
 
 
 @pytest.mark.parametrize('function, file, message', [
-    (without('annotations', 'area'), TRAIN, r'instances_train.json: annotations\[2\] \(id 3\) has no area. Write the numbe'),
+    (without('annotations', 'area'), TRAIN,
+     r'instances_train.json: annotations\[2\] \(id 3\) has no area. Write the numbe'),
     (everywhere('annotations', 'area'), VAL, r'instances_val.json: annotations\[0\] \(id 1\) has no area'),
     (everywhere('annotations', 'id'), TRAIN, r'train.json: annotations\[0\] has no id. Number the entries'),
     (without('annotations', 'bbox'), VAL, r'val.json: annotations\[2\] \(id 3\) has no bbox'),
@@ -234,7 +237,8 @@ def everywhere(part, key):
     (lambda coco: coco['annotations'][1].update(id=1), TRAIN, r'annotations\[1\] has the id 1, which an earlier one'),
     (lambda coco: coco['images'][1].update(id=0), TRAIN, r'images\[1\] has the id 0, which an earlier one has'),
     (without('categories', 'name'), TRAIN, r'train.json: categories\[2\] \(id 3\) has no name'),
-    (lambda coco: coco.pop('categories'), TRAIN, "no 'categories' that is a list. Its keys are info, images, annotations"),
+    (lambda coco: coco.pop('categories'), TRAIN,
+     "no 'categories' that is a list. Its keys are info, images, annotations"),
 ], ids=lambda value: value if isinstance(value, str) and value.endswith('.json') else '')
 def test_entries_that_other_tools_leave_out(function, file, message, root, tmp_path):
     change(root, function, file)
@@ -250,8 +254,8 @@ def test_entries_of_large_files_are_said_where_mm_ends(root, tmp_path):
 def test_annotations_of_no_image_are_a_warning(root, tmp_path):
     change(root, lambda coco: coco['annotations'][1].update(image_id='0'), TRAIN)
     accepted(tmp_path, tiny.DETECTOR)
-    assert re.search(r"WARNING - .*annotations\[1\] \(id 2\) has image_id '0', which none of the 16 images has: there it is "
-                     r'0, of another type. mm leaves such annotations out, here 1 of \d+', log(tmp_path))
+    assert re.search(r"WARNING - .*annotations\[1\] \(id 2\) has image_id '0', which none of the 16 images has: there "
+                     r'it is 0, of another type. mm leaves such annotations out, here 1 of \d+', log(tmp_path))
 
 
 def test_entries_of_a_test_set_without_truth():
@@ -296,7 +300,8 @@ def resize(*sizes):
 def test_images_turned_by_exif(root, tmp_path):
     turn(root, 'train_0003', 6)
     change(root, resize((96, 64)), TRAIN)
-    message = refused(tmp_path, tiny.DETECTOR, r'train_0003.jpg is loaded as 64x96 .* the train data .* say 96x64: its EXIF')
+    message = refused(tmp_path, tiny.DETECTOR,
+                      r'train_0003.jpg is loaded as 64x96 .* the train data .* say 96x64: its EXIF')
     assert "color_type='color_ignore_orientation'" in message
     assert 'Looked at the sizes of 16 of 16 images' in message and '1 have an EXIF tag' in message
     ignore = {'train_dataloader.dataset.pipeline.0.color_type': 'color_ignore_orientation'}
@@ -310,13 +315,15 @@ def test_images_turned_by_exif(root, tmp_path):
 
 def test_sizes_that_are_simply_wrong(root, tmp_path):
     change(root, resize((640, 480)), VAL)
-    refused(tmp_path, tiny.DETECTOR, r'val_0003.jpg is loaded as 96x96 .* the val data .* say 640x480. Correct width and')
+    refused(tmp_path, tiny.DETECTOR,
+            r'val_0003.jpg is loaded as 96x96 .* the val data .* say 640x480. Correct width and')
 
 
 def test_turned_by_half(root, tmp_path):
     turn(root, 'train_0003', 3, (96, 96))
     accepted(tmp_path, tiny.DETECTOR)
-    assert re.search('WARNING - 1 of these, train_0003.jpg for one, are turned or mirrored by their EXIF tag', log(tmp_path))
+    assert re.search('WARNING - 1 of these, '
+                     'train_0003.jpg for one, are turned or mirrored by their EXIF tag', log(tmp_path))
 
 
 # --- masks
@@ -332,7 +339,8 @@ def save(mask, path, mode='L'):
 
 @pytest.mark.parametrize('function, names, message', [
     (lambda mask, path: save(mask + 1, path), 'train*',
-     r'train_\d+.png of the train data .* has the labels 6, but 6 classes have labels 0 to 5, and 255 .*reduce_zero_label'),
+     r'train_\d+.png of the train data .* has the labels 6, '
+     r'but 6 classes have labels 0 to 5, and 255 .*reduce_zero_label'),
     (lambda mask, path: save(np.stack([mask] * 3, -1), path, 'RGB'), 'val*',
      r'val_0000.png of the val data .* has the shape \(96, 96, 3\), so it is a mask of colours'),
     (lambda mask, path: save(mask * 40, path), 'train*', r'has the labels (40|160).*Write the indices of the classes'),
@@ -364,7 +372,8 @@ def test_images_turned_by_exif_beside_masks(root, tmp_path):
 def test_masks_of_one_label_are_a_warning(root, tmp_path):
     masks(root, lambda mask, path: save(mask * 0, path))
     accepted(tmp_path, tiny.SEGMENTOR)
-    assert re.search(r'WARNING - Looked at 16 of 16 masks of the train data .* all are label 0 \(backgro', log(tmp_path))
+    assert re.search(r'WARNING - Looked at 16 of 16 masks of the train data .* '
+                     r'all are label 0 \(backgro', log(tmp_path))
 
 
 @pytest.mark.parametrize('mask', ['label 6', 'colours'])
@@ -385,7 +394,8 @@ def test_masks_outside_of_the_sample(mask, root, tmp_path, monkeypatch):
 
 
 def runner_of(tmp_path, options, message, loop):
-    cfg = prepare_train(tiny.write_config(tmp_path, tiny.SEGMENTOR), work_dir=str(tmp_path / 'work'), cfg_options=options)
+    config = tiny.write_config(tmp_path, tiny.SEGMENTOR)
+    cfg = prepare_train(config, work_dir=str(tmp_path / 'work'), cfg_options=options)
     cfg.experiment_name = f'{tmp_path.name}_{next(_NUMBERS)}'
     runner = launch.build_runner(cfg)
     assert isinstance(runner, Runner)
@@ -407,6 +417,6 @@ def test_iscrowd_is_taken_as_0(root, tmp_path):
     """In training by mmdet, and in COCO's evaluation, which ended in a KeyError after the first epoch."""
     change(root, everywhere('annotations', 'iscrowd'))
     config = tiny.write_config(tmp_path, tiny.DETECTOR)
-    result = python('tools/train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options', 'train_cfg.max_epochs=1',
-                    SHAPES_ROOT=root)
+    result = python('tools/train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options',
+                    'train_cfg.max_epochs=1', SHAPES_ROOT=root)
     assert re.search(r'val.json: (\d+) of \1 annotations have no iscrowd. It is taken as 0', result.stdout)

@@ -90,8 +90,8 @@ class PerfectClassifier(BaseModel):
 def draw(folder, number=4, sizes=((60, 80), (72, 64))):
     """Images, masks, a COCO file, VOC's XML, and lists; nothing in them is symmetric.
 
-    Below ``folder``: ``images/*.png``, ``masks/*.png``, ``binary/*.png`` (all objects are 1), ``boxes.json``; as VOC has
-    it ``JPEGImages``, ``Annotations``, ``list.txt``; for classifiers ``halves`` and ``labels.txt``.
+    Below ``folder``: ``images/*.png``, ``masks/*.png``, ``binary/*.png`` (all objects are 1), ``boxes.json``;
+    as VOC has it ``JPEGImages``, ``Annotations``, ``list.txt``; for classifiers ``halves`` and ``labels.txt``.
     """
     generator = np.random.default_rng(0)
     images, annotations = [], []
@@ -110,7 +110,8 @@ def draw(folder, number=4, sizes=((60, 80), (72, 64))):
         cv2.imwrite(str(folder / 'images' / f'{i}.png'), image)
         # Without the coarser colours of JPEG, by which edges would move.
         cv2.imwrite(str(folder / 'JPEGImages' / f'{i}.jpg'), image,
-                    [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
+                    [cv2.IMWRITE_JPEG_QUALITY, 100,
+                     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
         cv2.imwrite(str(folder / 'masks' / f'{i}.png'), mask)
         cv2.imwrite(str(folder / 'binary' / f'{i}.png'), (mask > 0).astype(np.uint8))
         images.append(dict(id=i, file_name=f'{i}.png', height=height, width=width))

@@ -24,8 +24,8 @@ class CocoFitHook(DataCheckHook):
       memory, as mmdet takes it in training; COCO's evaluation would end in a KeyError at the first validation.
     - Width and height: in the headers of at most 200 images of each dataset, at equal distances; images with a reason
       are loaded as the dataset does. Images with an EXIF tag may be turned while loaded, and their boxes not.
-    - Training data without one box to learn from, which trains on background alone. Of validation and test data, this is
-      a warning.
+    - Training data without one box to learn from, which trains on background alone. Of validation
+      and test data, this is a warning.
     - A metric whose file has other images than the dataset, of which at most 200 are compared.
 
     To switch it off under our own tools: ``default_hooks.coco_fit=None``.
@@ -91,5 +91,5 @@ def _check_images(coco, file: str, dataset, data: str) -> None:
         name = osp.basename(info['img_path'])
         if image is None or osp.basename(image['file_name']) != name:
             got = 'no image' if image is None else repr(image['file_name'])
-            raise DataError(f'{file}, the ann_file of the evaluator, has {got} with the id {info["img_id"]!r}, but {data} '
-                            f'has {name!r}. Give the evaluator the ann_file of its dataset.')
+            raise DataError(f'{file}, the ann_file of the evaluator, has {got} with the id {info["img_id"]!r}, but '
+                            f'{data} has {name!r}. Give the evaluator the ann_file of its dataset.')

@@ -23,9 +23,9 @@ class DivergenceHook(Hook):
     the last step of the optimizer may have spoilt them after a loss that was still a number. Several devices end
     together, whichever of them it began on.
 
-    With a loss scaler (``--amp``) gradients that overflow are usual: it leaves out that step and scales less. So is a loss
-    that overflows now and then, which costs one step as well; such a training ends after ``patience`` of them in a row,
-    or as soon as the weights are no numbers.
+    With a loss scaler (``--amp``) gradients that overflow are usual: it leaves out that step and
+    scales less. So is a loss that overflows now and then, which costs one step as well; such a
+    training ends after ``patience`` of them in a row, or as soon as the weights are no numbers.
 
     It takes the place of mmdet's CheckInvalidLossHook. To switch it off under our own tools:
     ``default_hooks.divergence=None``.

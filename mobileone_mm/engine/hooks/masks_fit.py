@@ -66,7 +66,8 @@ class MasksFitHook(DataCheckHook):
                 wrong &= labels != label
             if labels.ndim != 3 or labels.shape[0] != 1 or wrong.any():
                 mask = labels[0] if labels.ndim == 3 and labels.shape[0] == 1 else labels
-                check_mask(mask.cpu().numpy(), str(sample.get('seg_map_path', sample.get('img_path', 'A mask'))), **settings)
+                path = sample.get('seg_map_path', sample.get('img_path', 'A mask'))
+                check_mask(mask.cpu().numpy(), str(path), **settings)
 
 
 def _ignored(runner, split: str) -> set[int]:
@@ -75,4 +76,5 @@ def _ignored(runner, split: str) -> set[int]:
         owners = [module for name, module in unwrapped(runner.model).named_modules() if _HEAD.search(name)]
     else:
         owners = metrics_of(runner, split)
-    return {owner.ignore_index for owner in owners if isinstance(getattr(owner, 'ignore_index', None), int)} or {IGNORED}
+    found = {getattr(owner, 'ignore_index', None) for owner in owners}
+    return {index for index in found if isinstance(index, int)} or {IGNORED}

@@ -12,10 +12,11 @@ from ..saving import checkpoint_hooks
 class OwnCheckpointsHook(Hook):
     """Lets a run delete checkpoints of its own work dir only.
 
-    A checkpoint holds the path of the best one so far, which mmengine's CheckpointHook deletes as soon as there is a
-    better one. When a run is resumed in another work dir, or in a copied one, that is a file of the other run. Here it is
-    forgotten; in a copied or moved work dir it becomes the file of the same name in there. The best score stays: a
-    checkpoint is saved as the best one if it is better than all of the training, before and after.
+    A checkpoint holds the path of the best one so far, which mmengine's CheckpointHook deletes as
+    soon as there is a better one. When a run is resumed in another work dir, or in a copied one,
+    that is a file of the other run. Here it is forgotten; in a copied or moved work dir it becomes
+    the file of the same name in there. The best score stays: a checkpoint is saved as the best one
+    if it is better than all of the training, before and after.
 
     To switch it off under our own tools: ``default_hooks.own_checkpoints=None``.
     """
@@ -39,8 +40,8 @@ class OwnCheckpointsHook(Hook):
             hub.pop_info(key)
             if key.startswith('best_ckpt'):
                 score = hub.runtime_info.get(key.replace('best_ckpt', 'best_score', 1))
-                runner.logger.info(f'The best checkpoint so far ({score}) is that of another folder, {path!r}, and stays '
-                                   'there. This run saves one of its own when it is better.')
+                runner.logger.info(f'The best checkpoint so far ({score}) is that of another folder, {path!r}, and '
+                                   'stays there. This run saves one of its own when it is better.')
         if not own:
             hub.pop_info('keep_ckpt_ids', None)  # numbers of files that lie elsewhere
 
