@@ -109,7 +109,7 @@ def _with_flips(pipeline: list[dict]) -> list[dict]:
     if pack.get('meta_keys'):  # the default has these
         pack.meta_keys = tuple(dict.fromkeys((*pack.meta_keys, 'img_path', 'flip', 'flip_direction')))
     start = next((i for i, step in enumerate(steps) if 'Pad' in _type_name(step)), len(steps))
-    flips = [dict(type='mobileone_mm.datasets.flip.FlipImage', direction=direction) for direction in (None, 'horizontal')]
+    flips = [dict(type='mobileone_mm.datasets.flip.FlipImage', direction=each) for each in (None, 'horizontal')]
     transforms = [flips, *([step] for step in (*steps[start:], pack))]
     return [*steps[:start], dict(type='TestTimeAug', transforms=transforms)]
 

@@ -23,7 +23,8 @@ default_hooks = dict(checkpoint_fit=None)
 """
 LOAD = "dict(type='LoadImageFromFile')"
 SEG_ANN, DET_ANN = "dict(type='LoadAnnotations')", "dict(type='LoadAnnotations', with_bbox=True)"
-SEG = "default_scope = 'mmseg'\nmodel = dict(type='PerfectSegmentor', num_classes={classes}, **{model}, _scope_='mmengine')\n"
+SEG = "default_scope = 'mmseg'\n" \
+      "model = dict(type='PerfectSegmentor', num_classes={classes}, **{model}, _scope_='mmengine')\n"
 # Two sizes of the input, one twice the other: pixels of the one are whole pixels of the other.
 TWICE = "dict(type='Resize', scale_factor=2.0, keep_ratio=True)"
 META = "meta_keys=('ori_shape', 'img_shape', 'scale_factor')"
@@ -158,7 +159,8 @@ def test_detectors(kind, root, tmp_path):
 
 def test_classifiers(root, tmp_path):
     pytest.importorskip('mobileone_mm.tasks.pretraining')
-    pipeline = f"[{LOAD}, dict(type='ResizeEdge', scale=64), dict(type='CenterCrop', crop_size=64), dict(type='PackInputs')]"
+    pipeline = f"[{LOAD}, dict(type='ResizeEdge', scale=64), dict(type='CenterCrop', crop_size=64), " \
+               "dict(type='PackInputs')]"
     dataset = (f"dict(type='CustomDataset', data_root=r'{root}', ann_file='labels.txt', data_prefix='halves', "
                f"metainfo=dict(classes=('z', 'a', 'b', 'c')), pipeline={pipeline})")
     text = "default_scope = 'mmpretrain'\nmodel = dict(type='PerfectClassifier', _scope_='mmengine')\n" + COMMON.format(

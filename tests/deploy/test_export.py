@@ -248,6 +248,31 @@ def test_one_convolution_a_block(detector, detector_onnx, segmentor_onnx, tmp_pa
     assert not kinds['aten::batch_norm']
 
 
+def nodes(block):
+    """Of a TorchScript graph, those in branches and loops too."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from nodes(inner)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(nms=True), dict(dynamic=True), dict(dynamic=True, nms=True)],
+                         ids=lambda options: ' '.join(options) or 'plain')
+def test_torchscript_runs_on_any_device(options, detector, segmentor, tmp_path):
+    """``map_location`` moves the tensors of a file, but no device that is written into its graph."""
+    models = [detector] if options.get('nms') else [detector, segmentor]
+    for trained in models:
+        export(*trained, tmp_path / 'a.pt', 'torchscript', shape=(128, 128), **options)
+        graph = torch.jit.load(tmp_path / 'a.pt').inlined_graph
+        devices = [node for node in nodes(graph) for value in node.inputs()
+                   if value.type().kind() == 'DeviceObjType' and value.node().kind() != 'prim::device']
+        assert not devices, devices
+        # Without a device, these would be made on torch's default one.
+        created = {node.kind() for node in nodes(graph)} & {
+            'aten::zeros', 'aten::ones', 'aten::empty', 'aten::linspace', 'aten::scalar_tensor', 'aten::eye'}
+        assert not created, created
+
+
 def test_core_ml(detector, segmentor, tmp_path):
     """Converted, and read back; it cannot be executed but on Apple's systems."""
     tools = pytest.importorskip('coremltools')

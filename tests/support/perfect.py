@@ -110,7 +110,8 @@ def draw(folder, number=4, sizes=((60, 80), (72, 64))):
         cv2.imwrite(str(folder / 'images' / f'{i}.png'), image)
         # Without the coarser colours of JPEG, by which edges would move.
         cv2.imwrite(str(folder / 'JPEGImages' / f'{i}.jpg'), image,
-                    [cv2.IMWRITE_JPEG_QUALITY, 100, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
+                    [cv2.IMWRITE_JPEG_QUALITY, 100,
+                     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444])
         cv2.imwrite(str(folder / 'masks' / f'{i}.png'), mask)
         cv2.imwrite(str(folder / 'binary' / f'{i}.png'), (mask > 0).astype(np.uint8))
         images.append(dict(id=i, file_name=f'{i}.png', height=height, width=width))
