@@ -1,10 +1,12 @@
 """An exported file in a model's place, for mm's test loop, metrics, inferencers and visualizers."""
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -110,8 +112,11 @@ class ExportedModel(BaseModel):
         if logits is not None:
             logits = F.interpolate(logits[None], sample.ori_shape[:2], mode='bilinear',
                                    align_corners=self.file.meta['align_corners'])[0]
-            mask = logits.argmax(0, keepdim=True) if len(logits) > 1 else \
-                (logits.sigmoid() > self.file.meta['threshold']).long()
+            if len(logits) > 1:
+                mask = logits.argmax(0, keepdim=True)
+            else:  # mmseg too keeps probabilities then
+                logits = logits.sigmoid()
+                mask = (logits > self.file.meta['threshold']).long()
             sample.seg_logits = PixelData(data=logits)
         else:
             mask = F.interpolate(mask[None, None].float(), sample.ori_shape[:2], mode='nearest')[0].long()
@@ -143,9 +148,15 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
                                 'checkpoint.')
     cfg.data_preprocessor = None  # mmengine would hand it to the model
     height, width = meta['shape'][2:]
+    is_squashed = False
     if height is not None:
         for dataset in datasets(cfg.test_dataloader.dataset):
             for step in dataset.pipeline:
                 if step.get('type') == 'Resize':
+                    is_squashed |= bool(step.get('keep_ratio'))
                     step.clear()
                     step.update(type='Resize', scale=(width, height), keep_ratio=False)
+    if is_squashed:
+        print_log(f'{str(file)!r} takes images of {height}x{width}, so they lose the proportions that the config keeps '
+                  '(keep_ratio=True): metrics and predictions differ from those of its checkpoint. A file with free sizes '
+                  '(tools/export.py --dynamic) keeps them.', logger='current', level=logging.WARNING)

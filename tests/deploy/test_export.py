@@ -493,6 +493,14 @@ class TestBadInput:
         use_exported(cfg, detector_onnx)
         assert cfg.test_dataloader.dataset.datasets[0].pipeline[1].scale == (320, 320)
 
+    def test_images_that_lose_their_proportions(self, segmentor, segmentor_onnx, detector, detector_onnx, monkeypatch):
+        said = []
+        monkeypatch.setattr('mobileone_mm.deploy.exported_model.print_log', lambda text, **kwargs: said.append(text))
+        use_exported(read_config(detector[0]), detector_onnx)
+        assert not said
+        use_exported(read_config(segmentor[0]), segmentor_onnx)
+        assert 'lose the proportions that the config keeps' in said[0]
+
     def test_a_checkpoint_by_torchscripts_suffix(self, detector, tmp_path):
         (tmp_path / 'checkpoint.pt').write_bytes(detector[1].read_bytes())
         assert not is_exported(tmp_path / 'checkpoint.pt') and not is_exported(tmp_path / 'none.pt')
