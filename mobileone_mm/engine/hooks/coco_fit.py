@@ -20,9 +20,10 @@ class CocoFitHook(DataCheckHook):
     """Checks the COCO files of a detector's datasets and metrics, and the sizes of their images.
 
     - Entries that lack what mm reads, or have an id twice: in files of at most ``max_megabytes``, which are read once
-      more for that (about 1 s for 60 MB), and in those of metrics, which hold them in memory. Of a larger file, a
-      missing entry is said where mm ends because of it. ``iscrowd``, where the metric's file lacks it, is set to 0 in
-      memory, as mmdet takes it in training; COCO's evaluation would end in a KeyError at the first validation.
+      more for that (as long as mmdet takes to read them), and in those of metrics, which hold them in memory. Of a
+      larger file, a missing entry is said where mm ends because of it. ``iscrowd``, where the metric's file lacks it,
+      is set to 0 in memory, as mmdet takes it in training; COCO's evaluation would end in a KeyError at the
+      first validation.
     - Width and height: in the headers of at most 200 images of each dataset, at equal distances; images with a reason
       are loaded as the dataset does. Images with an EXIF tag may be turned while loaded, and their boxes not.
     - Training data without one box to learn from, which trains on background alone. Of validation
