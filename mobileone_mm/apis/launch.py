@@ -1,6 +1,5 @@
 """Training and testing in mmengine's Runner, with errors that say what to do."""
 import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,9 +10,21 @@ from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..utils.errors import DataError, DiskError
+from ..datasets.explain import explain_annotations
+from ..utils.errors import DataError, DiskError, MobileOneError
 from .train_options import latest_checkpoint
 
+# By their entries in configs/_base_/default_runtime.py.
+_CHECKS = {
+    'checkpoint_fit': 'CheckpointFitHook',
+    'class_names_fit': 'ClassNamesFitHook',
+    'num_classes_fit': 'NumClassesFitHook',
+    'coco_fit': 'CocoFitHook',
+    'masks_fit': 'MasksFitHook',
+    'divergence': 'DivergenceHook',
+    'own_checkpoints': 'OwnCheckpointsHook',
+    'resume_schedule': 'ResumeScheduleHook',
+}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -27,6 +38,7 @@ def build_runner(cfg: Config) -> Runner:
             find_unused_parameters=cfg.get('find_unused_parameters', False)))
         cfg.sync_bn = None  # SyncBN has no implementation for the CPU
     _add_checks(cfg)
+    _fit_workers(cfg)
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -43,7 +55,7 @@ def train(cfg: Config) -> None:
     """
     runner = build_runner(cfg)
     try:
-        with _explained_data_errors():  # train() takes the loops as they are here
+        with _explained_data_errors(cfg, ('train', 'val')):  # train() takes the loops as they are here
             loop, _ = runner.train_loop, runner.val_loop
         if loop is not None and hasattr(loop.dataloader.dataset, '__len__') and len(loop.dataloader) == 0:
             loader = loop.dataloader
@@ -70,7 +82,7 @@ def test(cfg: Config) -> None:
         CheckpointError: The checkpoint does not fit.
     """
     runner = build_runner(cfg)
-    with _explained_data_errors():
+    with _explained_data_errors(cfg, ('test', )):
         _ = runner.test_loop
     runner.test()
 
@@ -78,32 +90,37 @@ def test(cfg: Config) -> None:
 def _add_checks(cfg: Config) -> None:
     """Our hooks that check, also for configs with other hooks than ours; an entry of None switches one off."""
     defaults = cfg.get('default_hooks') or {}
-    for key, name in (('checkpoint_fit', 'CheckpointFitHook'), ('num_classes_fit', 'NumClassesFitHook')):
+    for key, name in _CHECKS.items():
         if key in defaults and defaults[key] is None:
             del defaults[key]  # mmengine takes None for its own hooks only
             continue
         hooks = [*(cfg.get('custom_hooks') or []), *filter(None, defaults.values())]
         if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
             cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
+        if name == 'DivergenceHook':  # mmdet's comes first, by its priority, and ends without words
+            cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                                if not (isinstance(hook, dict) and 'CheckInvalidLossHook' in str(hook.get('type')))]
+
+
+def _fit_workers(cfg: Config) -> None:
+    """Without workers, leave out what torch's DataLoader refuses then, though there is nothing for it to do."""
+    for key, loader in cfg.items():
+        # What is built already has been checked by torch.
+        if key.endswith('_dataloader') and isinstance(loader, dict) and not loader.get('num_workers'):
+            for option in ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout'):
+                loader.pop(option, None)
 
 
 @contextmanager
-def _explained_data_errors() -> Iterator[None]:
+def _explained_data_errors(cfg: Config, splits: tuple[str, ...]) -> Iterator[None]:
     """For building loops only, which reads the annotations: later these errors have other reasons."""
     try:
         yield
-    except json.JSONDecodeError as error:
-        raise DataError(f'An ann_file is no JSON, or is cut short: {error}. It ends {error.doc[-40:]!r}.') from error
-    except KeyError as error:
-        if error.args not in (('images', ), ('annotations', ), ('categories', )):
-            raise
-        raise DataError(f'An ann_file is not in the format of COCO: it has no {error}.') from error
-    except ValueError as error:
-        if str(error) != 'need at least one array to concatenate':
-            raise
-        # What mmengine's BaseDataset says when it keeps the list of its images.
-        raise DataError("No images are left of a dataset's annotations. Check ann_file, filter_cfg, and that "
-                        "metainfo['classes'] are the names in the annotations.") from error
+    except MobileOneError:
+        raise
+    except Exception as error:
+        explain_annotations(cfg, splits, error)
+        raise
 
 
 def _how_to_go_on(work_dir: str) -> str:

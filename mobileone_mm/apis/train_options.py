@@ -62,7 +62,8 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     """The checkpoint to resume from: the one that ``last_checkpoint`` names, else the newest complete one.
 
     mmengine's ``find_latest_checkpoint`` returns what ``last_checkpoint`` names, whatever that is. This one passes over
-    a file that is missing or cut short by a kill, and finds those of a work dir that was moved.
+    a file that is missing or cut short by a kill, and takes that of a work dir which was moved or copied, not the one
+    that it came from.
 
     Returns:
         Its path; None if there is none, which starts from the beginning.
@@ -72,5 +73,5 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
                         reverse=True)
     pointer = Path(work_dir, 'last_checkpoint')
     if pointer.is_file() and (name := pointer.read_text().strip()):
-        candidates = [Path(name), Path(work_dir, Path(name).name), *candidates]
+        candidates = [Path(work_dir, Path(name).name), Path(name), *candidates]
     return next((str(path) for path in candidates if path.is_file() and zipfile.is_zipfile(path)), None)

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..datasets.check import ROOT_VARIABLES, datasets
+from ..datasets.classes import read_classes
 from ..utils.errors import ConfigError, MissingFileError, MissingPackageError
 
 # Modules that configs dumped by earlier runs import, and their present names.
@@ -88,4 +89,4 @@ def class_names(cfg: Config, checkpoint: dict | None = None) -> list[str]:
     """Names of a model's classes: from its checkpoint, else from its config's test dataset."""
     saved = ((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}
     saved = {key.lower(): value for key, value in saved.items()}
-    return list(saved.get('classes') or dataset_meta(cfg)['classes'])
+    return read_classes(saved.get('classes') or dataset_meta(cfg)['classes'])

@@ -41,6 +41,10 @@ class MissingDataError(MissingFileError):
     """A dataset of a config is not where the config says."""
 
 
+class DivergenceError(MobileOneError, FloatingPointError):
+    """A training whose loss or weights are no numbers any more."""
+
+
 class DiskError(MobileOneError, OSError):
     """A file or folder cannot be written, or would be overwritten."""
 

@@ -4,7 +4,7 @@ from .paths import ROOT
 _ARCH = """
 arch = dict(_delete_=True, num_blocks=(1, 1, 1, 1), width_multipliers=(0.25, 0.25, 0.25, 0.25), num_conv_branches=2,
             num_se_blocks=(0, 0, 0, 1))
-common = dict(batch_size=4, num_workers=0, persistent_workers=False)
+common = dict(batch_size=4, num_workers=0)  # persistent_workers is switched off for it
 train_dataloader = dict(**common)
 val_dataloader = dict(**common)
 test_dataloader = val_dataloader

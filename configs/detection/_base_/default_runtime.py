@@ -3,10 +3,9 @@ _base_ = '../../_base_/default_runtime.py'
 default_scope = 'mmdet'
 default_hooks = dict(checkpoint=dict(save_best='coco/bbox_mAP'), visualization=dict(type='DetVisualizationHook'))
 custom_hooks = [
-    dict(type='CheckInvalidLossHook', interval=50, priority='VERY_LOW'),
     # Each device keeps its own statistics of the norms. Averaging them over devices makes all
     # devices validate with the statistics that the checkpoint gets.
-    dict(type='SyncBuffersHook'),
+    dict(type='SyncAveragedBuffersHook'),
     # Validation draws no random numbers from training: a run with validation trains exactly as one
     # without.
     dict(type='PreserveRandomStateHook'),
