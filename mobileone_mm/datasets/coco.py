@@ -118,7 +118,7 @@ def check_entries(content: dict, file: str, parts: tuple[str, ...] = tuple(_KEYS
                 raise DataError(f'{file}: {part}[{index}]{known} {problem}.')
             if entry['id'] in ids[part]:
                 raise DataError(f'{file}: {part}[{index}] has the id {entry["id"]!r}, which an earlier one has. Number '
-                                'them anew, and with images and categories also what refers to them.')
+                                'them again, and with images and categories also what refers to them.')
             ids[part].add(entry['id'])
     annotations = content.get('annotations') or [] if 'annotations' in parts else []
     orphans = [(index, key, part) for index, entry in enumerate(annotations)

@@ -40,7 +40,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
            shape: tuple[int, int] | None = None, batch: int = 1, dynamic: bool = False, half: bool = False,
            nms: bool = False, argmax: bool = False, calibration: str | Path | None = None, per_channel: bool = True,
            cfg_options: dict | None = None, trust: bool = False) -> dict:
-    """Write a trained detector or segmentor for a runtime, and compare its answers with PyTorch's.
+    """Write a trained detector or segmentor for a runtime, and compare its outputs with PyTorch's.
 
     The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
     :class:`DeployableDetector` and :class:`DeployableSegmentor` for its outputs). What it takes and gives, and the
@@ -213,7 +213,7 @@ def example_image(shape: tuple[int, int], batch: int = 1) -> Tensor:
 
 @torch.inference_mode()
 def compare(file: ExportedFile, model: Deployable, image: Tensor, pixels: float = 0.5, score: float = 1e-3) -> str:
-    """How far a file's answers agree with the model's, in words; tolerances as in :func:`share_of_boxes`."""
+    """How far a file's outputs agree with the model's, in words; tolerances as in :func:`share_of_boxes`."""
     answers = model(image)
     answers = [answer.numpy() for answer in (answers if isinstance(answers, tuple) else (answers, ))]
     expected, got = dict(zip(model.output_names, answers, strict=True)), file(image.numpy())

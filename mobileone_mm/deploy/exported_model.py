@@ -20,7 +20,7 @@ from .exported_file import open_exported
 
 @MODELS.register_module()
 class ExportedModel(BaseModel):
-    """A file written by ``tools/export.py``, which answers as the detector or segmentor in it would.
+    """A file written by ``tools/export.py``, which predicts as the detector or segmentor in it.
 
     Args:
         file: The file.

@@ -51,7 +51,7 @@ class Deployable(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network; images and answers are float32."""
+        """Of the network; images and outputs are float32."""
         return next(self.model.parameters()).dtype
 
     def half_network(self) -> 'Deployable':

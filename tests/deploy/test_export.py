@@ -242,7 +242,7 @@ def test_s0_on_real_images(kind, tmp_path):
     assert not ops['BatchNormalization']
 
 
-def test_one_convolution_a_block(detector, detector_onnx, segmentor_onnx, tmp_path):
+def test_one_convolution_per_block(detector, detector_onnx, segmentor_onnx, tmp_path):
     for file, others in ((detector_onnx, NUM_DETECTOR_CONVS), (segmentor_onnx, NUM_SEGMENTOR_CONVS)):
         ops = Counter(node.op_type for node in onnx.load(file).graph.node)
         assert ops['Conv'] == NUM_BLOCKS + NUM_SE_CONVS + others and not ops['BatchNormalization']
