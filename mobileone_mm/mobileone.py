@@ -206,7 +206,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         ours = {key[len(prefix):] if prefix else key: state_dict.pop(key) for key in names}
         if prefix and not ours:
             raise CheckpointError(missing_backbone(state_dict, prefix))
-        if not is_checked(ours, local_metadata):
+        if not is_checked(ours, local_metadata, self):
             ours = adapt_state_dict(ours, self)
         state_dict.update({prefix + key: value for key, value in ours.items()})
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)

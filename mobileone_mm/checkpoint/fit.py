@@ -153,6 +153,6 @@ def mark_checked(state_dict: dict[str, Tensor], prefixes: Iterable[str] = ('', )
     return marked
 
 
-def is_checked(state_dict: dict[str, Tensor], metadata: dict) -> bool:
-    """Whether :func:`mark_checked` noted exactly these keys and shapes in the metadata of a backbone."""
-    return _CHECKED in metadata and metadata[_CHECKED] == _shapes(state_dict)
+def is_checked(state_dict: dict[str, Tensor], metadata: dict, model: nn.Module) -> bool:
+    """Whether :func:`mark_checked` noted exactly these keys and shapes, and they are those of ``model``."""
+    return _CHECKED in metadata and metadata[_CHECKED] == _shapes(state_dict) == _shapes(model.state_dict())

@@ -218,6 +218,13 @@ def test_weights_that_are_changed_on_the_way_are_checked_again(change, message):
         model.load_state_dict(fitted)
 
 
+def test_the_note_does_not_hold_for_another_arch():
+    """S1, S2 and S3 have the same keys; without this, their weights would load in part, without a word."""
+    fitted = engine_fit.fit_model(MobileOne('s1').state_dict(), MobileOne('s1'), switches=False)
+    with pytest.raises(CheckpointError, match="MobileOne 's1' weights"):
+        MobileOne('s2').load_state_dict(fitted, strict=False)
+
+
 def test_the_block_alone_says_so_too():
     fused = MobileOneBlock(8, 8, 3, deploy=True).state_dict()
     with pytest.raises(CheckpointError, match='train form'):
