@@ -138,6 +138,15 @@ def test_a_training_refuses_them(tmp_path):
     assert not runner.model.teacher.deploy
 
 
+def test_a_training_after_a_test_of_them_is_refused(tmp_path):
+    runner = make_runner(tmp_path, deployed_checkpoint(tmp_path / 'fused.pth', make()), train_dataloader=loader(True),
+                         train_cfg=dict(by_epoch=True, max_epochs=1),
+                         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
+    runner.test()
+    with pytest.raises(CheckpointError, match='has tested fused weights.* Build a new Runner'):
+        runner.train()
+
+
 def test_weights_without_one_of_the_backbones(tmp_path):
     weights = {key: value for key, value in make().state_dict().items() if key.startswith('student')}
     torch.save(dict(state_dict=weights), tmp_path / 'half.pth')

@@ -11,6 +11,7 @@ from ...checkpoint.fit import check_finite
 from ...checkpoint.layouts import get_state_dict, without_module
 from ...mobileone import MobileOne
 from ...reparameterize import train_form_blocks
+from ...utils.errors import CheckpointError
 from ..fit import check_keys, fit_model
 from ..resuming import is_resuming
 from ..unwrap import unwrapped
@@ -40,6 +41,13 @@ class CheckpointFitHook(Hook):
 
     def __init__(self, ignore: Sequence[str] = ()):
         self.ignore = (ignore, ) if isinstance(ignore, str) else tuple(ignore)
+        self._switched = False
+
+    def before_train(self, runner) -> None:
+        """Refuse to train a model that went to the deploy form for a test by the same Runner."""
+        if self._switched:
+            raise CheckpointError('This Runner has tested fused weights, for which its model went to the deploy form, '
+                                  'without the branches that a training needs. Build a new Runner to train.')
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Check the weights that were read; ignored keys get the model's values."""
@@ -52,7 +60,9 @@ class CheckpointFitHook(Hook):
                     if isinstance(hook, EMAHook) and hasattr(hook, 'ema_model')]
         # Under the key that other hooks and mmengine's own loading look for.
         weights = without_module(get_state_dict(checkpoint))
+        branched = len(list(train_form_blocks(model)))
         checkpoint['state_dict'] = fit_model(weights, model, not trains, self.ignore)
+        self._switched |= len(list(train_form_blocks(model))) < branched
         for average in averages:  # EMAHook's copies of the model, which load these weights too
             _switch_alike(unwrapped(average), model)
         averaged = checkpoint.get('ema_state_dict')  # EMAHook's: the weights that training resumes from
