@@ -1,8 +1,9 @@
 # make help lists the targets. Variables: PYTHON, VENV, TORCH, e.g. make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
-# Installed before the rest, which would otherwise bring its own choice. From PyPI on Linux it is a build with CUDA,
-# of several gigabytes; for another one: TORCH='torch==2.13.0 --index-url URL', with pytorch.org's URL for that build.
+# Installed before the rest, which would otherwise choose a version. On PyPI, the build for Linux has
+# CUDA and is several gigabytes large; for another build: TORCH='torch==2.13.0 --index-url URL', with
+# pytorch.org's URL for it.
 TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 
@@ -20,7 +21,7 @@ $(VENV)/.installed: setup.py Makefile
 	$(BIN)/pip install -q --upgrade pip wheel 'setuptools<82'
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install $(TORCH)
 	$(BIN)/pip install -e '.[onedl,pretraining,test]'
-	@# Both OpenCV builds come along, and the one with windows needs libGL, which a bare server lacks.
+	@# Both OpenCV builds get installed; the one with windows needs libGL, which a bare server lacks.
 	$(BIN)/pip uninstall -q -y opencv-python
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless
 	$(BIN)/python -c 'import cv2, mobileone_mm'
@@ -31,17 +32,17 @@ data/shapes:
 
 demo: CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
 demo-seg: CONFIG := configs/segmentation/deeplabv3_mobileone_s2_shapes.py
-demo: install  ## detection: draw the shapes, train, test, and leave pictures in work_dirs/demo
+demo: install  ## detection: draw the shapes, train, test, and write images to work_dirs/demo
 demo-seg: install  ## segmentation: the same, in work_dirs/demo-seg
 demo demo-seg:
 	@test -d data/shapes || $(MAKE) data/shapes
 	rm -rf work_dirs/$@
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir work_dirs/$@
 	$(BIN)/python tools/test.py $(CONFIG) work_dirs/$@/best_*.pth --work-dir work_dirs/$@/test \
-		--show-dir '$(CURDIR)/work_dirs/$@/pictures'
-	@echo; echo 'Truth on the left, predictions on the right: the pictures below work_dirs/$@/pictures'
+		--show-dir '$(CURDIR)/work_dirs/$@/images'
+	@echo; echo 'Images with ground truth on the left and predictions on the right: work_dirs/$@/images'
 
-demo-pretrain: install  ## pretraining: what it brings the detector of the shapes, in work_dirs/demo-pretrain
+demo-pretrain: install  ## pretraining: what the detector of the shapes gains by it, in work_dirs/demo-pretrain
 	@test -d data/shapes/single || { rm -rf data/shapes; $(MAKE) data/shapes; }
 	rm -rf work_dirs/$@
 	$(BIN)/python benchmarks/pretraining.py --out-dir work_dirs/$@

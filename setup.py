@@ -12,7 +12,7 @@ MIM = Path('mobileone_mm', '.mim')
 
 
 class BuildWithMim(build_py):
-    """Put configs, tools and model-index.yml into the package: copies in a wheel, links under an editable install."""
+    """Put configs, tools and model-index.yml into the package: copies in a wheel, else links."""
 
     def run(self):
         super().run()
@@ -30,7 +30,8 @@ class BuildWithMim(build_py):
                 shutil.copy(ROOT / name, Path(self.build_lib, MIM, name))
 
 
-# Exporting takes those of its format: onnx, onnxscript and the runtime, or coremltools, or none for TorchScript.
+# An export needs those of its format: onnx, onnxscript and the runtime, or coremltools, or none for
+# TorchScript.
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'coremltools']
 
 version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / 'version.py').read_text(encoding='utf-8'))[1]
@@ -43,14 +44,15 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=['mobileone_mm*']),
-    # mmengine, mmcv, mmdet and mmsegmentation come from either of two lines that cannot coexist: see the extras.
+    # mmengine, mmcv, mmdet and mmsegmentation come from one of two lines, which cannot coexist: see
+    # the extras.
     install_requires=['torch>=2.6', 'numpy'],
     extras_require={
         'onedl': ['onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', 'onedl-mmdetection==3.5.1',
                   'onedl-mmsegmentation==1.4.2', 'tensorboard'],
-        'openmmlab': ['mmengine==0.10.7', 'mmcv>=2.0.0,<2.2.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex',
-                      'tensorboard', 'setuptools<82'],
-        # Beside the line that it belongs to.
+        'openmmlab': ['mmengine==0.10.7', 'mmcv>=2.0.0,<2.2.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy',
+                      'regex', 'tensorboard', 'setuptools<82'],
+        # In addition to the extra of the same line.
         'pretraining': ['onedl-mmpretrain==1.3.6'],
         'openmmlab-pretraining': ['mmpretrain==1.2.0'],
         'export': EXPORT,

@@ -1,4 +1,4 @@
-"""What the eval form costs over the deploy form, and how much of it is knowing that its kernels are fresh.
+"""The time of the eval form over the deploy form, and the share of the check that kernels are fresh.
 
 Interleaved runs, medians, on the CPU: python benchmarks/eval_form.py --arch s0 s2 s4
 """

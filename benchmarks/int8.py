@@ -1,7 +1,7 @@
-"""What int8 costs a trained detector or segmentor, in its metric and in latency: CONFIG CKPT CALIB_DIR.
+"""The metric and latency of a trained detector or segmentor in int8: CONFIG CKPT CALIB_DIR.
 
-Files for ONNX Runtime in float32, in half precision, and in int8 with one scale a kernel and with one scale a channel, each
-tested on the config's test data and timed in interleaved runs.
+Files for ONNX Runtime in float32, in half precision, and in int8 with one scale per kernel and with
+one scale per channel. Each is tested on the config's test data, and timed in interleaved runs.
 """
 import argparse
 from functools import partial
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', metavar='CONFIG')
     parser.add_argument('checkpoint', metavar='CKPT')
-    parser.add_argument('calibration', metavar='CALIB_DIR', help='folder of pictures to scale int8 to')
+    parser.add_argument('calibration', metavar='CALIB_DIR', help='folder of images to choose the scales of int8')
     parser.add_argument('--threads', type=int, help="default: ONNX Runtime's choice")
     parser.add_argument('--runs', type=int, default=50)
     args = parser.parse_args()
@@ -42,12 +42,14 @@ def main() -> None:
             results[name] = metrics(args.config, out)
             files[name] = ExportedFile(out, args.threads)
         image = example_image(tuple(files['float32'].meta['shape'][2:])).numpy()
-        seconds = median_seconds({name: partial(file, image) for name, file in files.items()}, args.runs, 'Measuring', 3)
+        seconds = median_seconds({name: partial(file, image) for name, file in files.items()}, args.runs,
+                                 'Measuring', 3)
     names = [name for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'mIoU', 'mAcc') if name in results['float32']]
     table = Table('file', *names, 'latency over float32', 'ms', 'MiB')
     for name in variants:
         numbers = (seconds[name] / seconds['float32'], 1000 * seconds[name], sizes[name] / 2**20)
-        table.add_row(name, *(f'{results[name][metric]:.3f}' for metric in names), *(f'{number:.2f}' for number in numbers))
+        table.add_row(name, *(f'{results[name][metric]:.3f}' for metric in names),
+                      *(f'{number:.2f}' for number in numbers))
     Console(width=120).print(table)
 
 

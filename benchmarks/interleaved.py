@@ -1,4 +1,4 @@
-"""Timing side by side, for the benchmarks beside this file."""
+"""Interleaved timing, for the benchmarks in this folder."""
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ from rich.progress import track
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Wall time of a call, on whatever device."""
+    """Wall time of a call, on a CPU or a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -20,7 +20,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 def median_seconds(functions: Mapping[str, Callable[[], object]], runs: int, title: str,
                    warmup: int = 2) -> dict[str, float]:
-    """Median wall time of each, called once a round, so that whatever slows the machine for a while meets all of them."""
+    """Median wall time of each. All are called once per round, so that a slow phase affects all."""
     times = {name: [] for name in functions}
     for i in track(range(warmup + runs), title, transient=True):
         for name, function in functions.items():

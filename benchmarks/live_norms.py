@@ -1,13 +1,15 @@
-"""Ways to train a block with live batch norms that were tried and are not used: python benchmarks/live_norms.py
+"""Ways to train a block with live batch norms, tried and not used: python benchmarks/live_norms.py
 
-Forward and backward of S0's kinds of blocks, as the plain sum of the branches and as each way, in interleaved runs; ratios
-are of medians, plain over tried. A way spares the norms that it replaces their running statistics, which would cost it more.
+Forward and backward of S0's kinds of blocks, as the plain sum of the branches and in each way, in
+interleaved runs; ratios are of medians, plain over tried. No way computes the running statistics of
+the norms that it replaces, which would cost more time.
 
     merged      the k conv branches as one convolution and one batch norm
-    covariance  pointwise: with the mean m and covariance M of the input, the branch of kernel W has the mean W m and the
-                variance diag(W M W^T), so that all branches fold into one convolution; float32 loses digits, float64 keeps
-                them
-    affine      depthwise: the statistics of scale and skip branch follow from the channels' own, and both are one affine map
+    covariance  pointwise: with the mean m and covariance M of the input, the branch of kernel W has
+                the mean W m and the variance diag(W M W^T), so that all branches fold into one
+                convolution; float32 loses digits, float64 keeps them
+    affine      depthwise: the statistics of scale and skip branch follow from those of the
+                channels, and both branches are one affine map
 """
 import argparse
 from collections.abc import Callable
@@ -35,7 +37,7 @@ def per_channel(values: Tensor) -> Tensor:
 
 
 def subsampled(block: MobileOneBlock, x: Tensor) -> Tensor:
-    """What a block's 1x1 branch sees of the input."""
+    """The pixels of the input that a block's 1x1 branch uses."""
     return x[..., ::block.stride, ::block.stride]
 
 
@@ -45,7 +47,10 @@ def plain(block: MobileOneBlock, x: Tensor) -> Tensor:
 
 
 def merged(block: MobileOneBlock, x: Tensor) -> Tensor:
-    """All k conv branches in one call, and their norms; a channel's k outputs side by side, as depthwise blocks need it."""
+    """All k conv branches in one call, and their norms.
+
+    The k outputs of a channel are adjacent, as depthwise blocks need it.
+    """
     branches = block.conv_branches
     weight, scale, shift = (torch.stack(tensors, 1).flatten(0, 1) for tensors in zip(
         *((branch.conv.weight, branch.bn.weight, branch.bn.bias) for branch in branches), strict=True))
@@ -105,7 +110,7 @@ def results(block: MobileOneBlock, way: Callable, x: Tensor) -> list[Tensor]:
 
 
 def check(block: MobileOneBlock, way: Callable, x: Tensor) -> None:
-    """In float64 a way gives what the branches give."""
+    """In float64 a way has the results of the branches."""
     for got, expected in zip(results(block, way, x), results(block, plain, x), strict=True):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-8 * max(1, expected.abs().max().item()))
 
@@ -121,8 +126,9 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=4, help='default: %(default)s')
     parser.add_argument('--runs', type=int, default=15, help='default: %(default)s')
     args = parser.parse_args()
-    table = Table('block', 'plain (ms)', *WAYS, title=f'CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, '
-                  f'batch {args.batch}, k = {args.branches}, plain over tried, medians of {args.runs} runs')
+    table = Table('block', 'plain (ms)', *WAYS,
+                  title=f'CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, '
+                        f'batch {args.batch}, k = {args.branches}, plain over tried, medians of {args.runs} runs')
     for size, c_in, c_out, side, stride in KINDS:
         groups = c_in if size > 1 else 1
         block = MobileOneBlock(c_in, c_out, size, stride, groups=groups, num_conv_branches=args.branches)

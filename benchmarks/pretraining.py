@@ -1,7 +1,8 @@
-"""What pretraining brings, on drawn shapes: python benchmarks/pretraining.py --out-dir work_dirs/demo-pretrain
+"""Gain by pretraining, on drawn shapes: python benchmarks/pretraining.py --out-dir work_dirs/demo-pretrain
 
-MobileOne-S2 learns to tell single shapes, by the whole pretraining recipe in small. The detector that starts from it is
-trained beside two from scratch: one for as many epochs, and one for as many more as take about the time of pretraining.
+MobileOne-S2 learns to classify single shapes, by the whole pretraining recipe in small. The
+detector that starts from it is compared with two from scratch: one for as many epochs, and one for
+more epochs, which take about the time of pretraining in addition.
 """
 import argparse
 import json
@@ -24,7 +25,7 @@ from mobileone_mm.utils.files import atomic_file
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / 'configs' / 'pretraining' / 'mobileone_s2_shapes.py'
 DETECTOR = ROOT / 'configs' / 'detection' / 'ssdlite_mobileone_s2_shapes.py'
-NUM_PICTURES = 750  # of 900 to train a detector on: all of it fits into ten minutes on two cores
+NUM_IMAGES = 750  # of 900 to train a detector on, so that all takes ten minutes on two cores
 METRICS = {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'}
 
 
@@ -38,10 +39,10 @@ def train(config: Path, work_dir: Path, **options) -> float:
 
 
 def train_detector(work_dir: Path, epochs: int, **options) -> dict:
-    """Train the detector for so many epochs, validating after each; returns minutes and metrics by epoch."""
+    """Train the detector, and validate after each epoch; returns minutes and metrics by epoch."""
     schedule = {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': 1, 'param_scheduler.1.T_max': epochs,
                 'param_scheduler.1.end': epochs}
-    minutes = train(DETECTOR, work_dir, **{'train_dataloader.dataset.indices': NUM_PICTURES}, **schedule, **options)
+    minutes = train(DETECTOR, work_dir, **{'train_dataloader.dataset.indices': NUM_IMAGES}, **schedule, **options)
     return dict(minutes=minutes, epochs=epochs) | {
         name: [100 * value for value in logged_values(work_dir, metric)] for name, metric in METRICS.items()}
 
@@ -54,7 +55,8 @@ def compare(out_dir: Path, epochs: int, more_epochs: int, seed: int) -> list[dic
     accuracy = max(logged_values(out_dir / 'pretraining', 'accuracy/top1'))
     pretrained = train_detector(out_dir / 'pretrained', epochs, **common, **{
         'model.backbone.init_cfg.type': 'Pretrained', 'model.backbone.init_cfg.checkpoint': checkpoint})
-    rows = [dict(start=f'pretrained ({accuracy:.0f} % top-1)', pretraining_minutes=pretraining, seed=seed, **pretrained)]
+    rows = [dict(start=f'pretrained ({accuracy:.0f} % top-1)', pretraining_minutes=pretraining, seed=seed,
+                 **pretrained)]
     for name, its_epochs in (('scratch', epochs), ('scratch_longer', epochs + more_epochs)):
         rows.append(dict(start='from scratch', pretraining_minutes=0., seed=seed,
                          **train_detector(out_dir / name, its_epochs, **common)))
@@ -64,7 +66,7 @@ def compare(out_dir: Path, epochs: int, more_epochs: int, seed: int) -> list[dic
 def print_table(rows: list[dict]) -> None:
     """The last validation of each detector."""
     table = Table('detector starts', 'seed', 'pretraining (min)', 'epochs', 'training (min)', 'all (min)', *METRICS,
-                  title='SSDLite-MobileOne-S2 on 100 drawn pictures, after its last epoch')
+                  title='SSDLite-MobileOne-S2 on 100 drawn images, after its last epoch')
     for row in rows:
         minutes = (row['pretraining_minutes'], row['minutes'], row['pretraining_minutes'] + row['minutes'])
         first, *others = (f'{value:.1f}' for value in minutes)
@@ -79,7 +81,8 @@ def plot(rows: list[dict], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for row in rows:
-        colour = '#1f5f8b' if row['pretraining_minutes'] else '#b8860b' if row['epochs'] > rows[0]['epochs'] else '#b8b8b8'
+        is_longer = row['epochs'] > rows[0]['epochs']
+        colour = '#1f5f8b' if row['pretraining_minutes'] else '#b8860b' if is_longer else '#b8b8b8'
         minutes = [row['pretraining_minutes'] + row['minutes'] * (i + 1) / row['epochs'] for i in range(row['epochs'])]
         axes.plot(minutes, row['mAP50'], marker='o', color=colour,
                   label=f'{row["start"]}, {row["epochs"]} epochs, seed {row["seed"]}')
@@ -93,7 +96,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/demo-pretrain'), help='default: %(default)s')
     parser.add_argument('--epochs', type=int, default=2, help='of a detector (default: %(default)s)')
-    parser.add_argument('--more-epochs', type=int, default=2, help='that the last one gets besides (default: %(default)s)')
+    parser.add_argument('--more-epochs', type=int, default=2,
+                        help='additional epochs of the last one (default: %(default)s)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='one comparison for each (default: 0)')
     args = parser.parse_args()
     if args.out_dir.exists() and any(args.out_dir.iterdir()):
@@ -105,7 +109,7 @@ def main() -> None:
     for seed in args.seeds:
         try:
             rows += compare(args.out_dir / f'seed{seed}', args.epochs, args.more_epochs, seed)
-        except subprocess.CalledProcessError as error:  # which has said itself why
+        except subprocess.CalledProcessError as error:  # which has printed the reason
             sys.exit(error.returncode)
     with atomic_file(args.out_dir / 'comparison.json') as file:
         file.write(json.dumps(rows, indent=1).encode())

@@ -1,8 +1,9 @@
-"""What a training step of the backbone costs: folded, by its branches, and mmpretrain's MobileOne if installed.
+"""Time of a training step of the backbone: folded, by its branches, and of mmpretrain's MobileOne.
 
-Forward and backward, norms live or frozen, in interleaved runs: python benchmarks/train_step.py --arch s0 s2
-Ratios are of medians over the fast path's; memory is what autograd keeps of activations for the backward pass, and on a GPU
-the peak.
+Forward and backward, norms live or frozen, in interleaved runs: python benchmarks/train_step.py
+--arch s0 s2 Ratios are of medians over that of the fast path. Memory is that of the activations
+that autograd keeps for the backward pass, and on a GPU the peak. mmpretrain is compared if it is
+installed.
 """
 import argparse
 from functools import partial
@@ -85,7 +86,8 @@ def main() -> None:
         for key, model in models.items():
             ratio = medians[key] / medians['fast']
             table.add_row(arch, norms, str(batch), key, f'{ratio:.2f}', f'{1000 * medians[key]:.0f}',
-                          f'{kept_for_backward(model, x):.0f}', *([f'{peak(model, x):.0f}'] if device == 'cuda' else []))
+                          f'{kept_for_backward(model, x):.0f}',
+                          *([f'{peak(model, x):.0f}'] if device == 'cuda' else []))
     Console(width=120).print(table)
 
 

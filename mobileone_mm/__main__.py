@@ -1,8 +1,8 @@
-"""``python -m mobileone_mm SCRIPT [ARGUMENT ...]``: run one of mm's own scripts with this package imported first.
+"""``python -m mobileone_mm SCRIPT [ARGUMENT ...]``: run a script of mm with this package imported.
 
-mmdet's and mmseg's tools import their library before they read a config. With this package imported before that, they
-find the stand-in for mmcv's compiled operators, load checkpoints safely, and know MobileOne whatever the config
-imports.
+mmdet's and mmseg's tools import their library before they read a config. With this package imported
+before that, they find the stand-in for mmcv's compiled operators, load checkpoints safely, and know
+MobileOne whatever the config imports.
 """
 import os.path as osp
 import runpy
@@ -13,7 +13,7 @@ from .utils.files import installed_file
 
 
 def find_script(name: str) -> str:
-    """The path of a script: ``name`` itself, or a tool of an mm package, as mmdet/analysis_tools/get_flops.py.
+    """The path of a script: ``name`` itself, or an mm tool such as mmdet/analysis_tools/get_flops.py.
 
     Raises:
         MissingFileError: It is neither.

@@ -1,4 +1,4 @@
-"""Architectures: a variant is a row of data, from which blocks, widths and the shapes of all weights follow."""
+"""Architectures: a row of data each, from which blocks, widths and the shapes of weights follow."""
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 from .utils.checks import check_int
 from .utils.errors import ArgumentError
 
-# Apple's ml-mobileone, PARAMS; in the paper Table 7. Depthwise-pointwise pairs, width multipliers of
-# 64, 128, 256, 512, conv branches per block, and how many of a stage's last pairs have Squeeze-and-Excitation.
+# Apple's ml-mobileone, PARAMS; in the paper Table 7. Depthwise-pointwise pairs, width multipliers
+# of 64, 128, 256, 512, conv branches per block, and how many of a stage's last pairs have
+# Squeeze-and-Excitation.
 ARCHS = {
     's0': dict(num_blocks=(2, 8, 10, 1), width_multipliers=(0.75, 1.0, 1.0, 2.0), num_conv_branches=4,
                num_se_blocks=(0, 0, 0, 0)),
@@ -28,15 +29,15 @@ _SE_REDUCTION = 0.0625  # 1/16, in Apple's code
 
 
 def resolve_arch(arch: str | dict) -> dict:
-    """Look up an architecture by name, or check one that is given as a dict with the keys of ``ARCHS``.
+    """Look up an architecture by name, or check a dict that has the keys of ``ARCHS``.
 
     Raises:
         ArgumentError: Unknown name, missing or unknown keys, or not one value per stage.
     """
     if isinstance(arch, str):
         if arch not in ARCHS:
-            raise ArgumentError(f'Unknown arch {arch!r}. Allowed are {", ".join(map(repr, ARCHS))}, or a dict with the keys '
-                                f'{", ".join(ARCHS["s0"])}.')
+            raise ArgumentError(f'Unknown arch {arch!r}. Allowed are {", ".join(map(repr, ARCHS))}, or a dict with '
+                                f'the keys {", ".join(ARCHS["s0"])}.')
         return ARCHS[arch]
     if not isinstance(arch, dict) or set(arch) != set(ARCHS['s0']):
         got = sorted(arch) if isinstance(arch, dict) else repr(arch)
@@ -56,7 +57,7 @@ def resolve_arch(arch: str | dict) -> dict:
 
 
 def stage_widths(arch: dict) -> tuple[int, ...]:
-    """Output channels of stem and stages 1 to 4; the stem is at most 64 wide (Apple's code)."""
+    """Output channels of the stem and of stages 1 to 4; the stem has at most 64 (Apple's code)."""
     widths = tuple(int(base * m) for base, m in zip(_BASE_WIDTHS, arch['width_multipliers'], strict=True))
     return (min(64, widths[0]), *widths)
 
@@ -69,7 +70,7 @@ def se_channels(channels: int) -> int:
 def block_table(arch: dict, in_channels: int = 3, strides: Sequence[int] = (2, 2, 2, 2),
                 dilations: Sequence[int] = (1, 1, 1, 1),
                 contract_dilation: bool = False) -> list[tuple[str, dict[str, Any]]]:
-    """The blocks of a backbone, from the input on: their names, and their arguments for ``MobileOneBlock``.
+    """The blocks of a backbone in order: their names, and their arguments for ``MobileOneBlock``.
 
     Args:
         arch: A row of ``ARCHS``, or a dict like one.
@@ -90,20 +91,22 @@ def block_table(arch: dict, in_channels: int = 3, strides: Sequence[int] = (2, 2
             table.append((f'stage{i + 1}.{2 * j}', dict(
                 in_channels=width, out_channels=width, kernel_size=3, groups=width, stride=stride if is_first else 1,
                 dilation=dilation // 2 if is_first and contract_dilation and dilation > 1 else dilation,
-                # Also at stride 1 the first block has no skip: no checkpoint has one there.
+                # The first block has no skip at stride 1 either: no checkpoint has one there.
                 with_skip=not is_first, **common)))
             table.append((f'stage{i + 1}.{2 * j + 1}', dict(
-                in_channels=width, out_channels=widths[i + 1], kernel_size=1, with_skip=width == widths[i + 1], **common)))
+                in_channels=width, out_channels=widths[i + 1], kernel_size=1,
+                with_skip=width == widths[i + 1], **common)))
     return table
 
 
-def weight_shapes(arch: dict, in_channels: int = 3, deploy: bool = False, affine: bool = True) -> dict[str, tuple[int, ...]]:
+def weight_shapes(arch: dict, in_channels: int = 3, deploy: bool = False,
+                  affine: bool = True) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of a backbone's ``state_dict()``, by arithmetic: no model is built.
 
     Args:
         arch: A row of ``ARCHS``, or a dict like one.
         in_channels: Channels of the input.
-        deploy: Of the deploy form instead of the train form.
+        deploy: Whether to take the deploy form instead of the train form.
         affine: Whether the norms have weight and bias.
     """
     shapes = {}
@@ -145,12 +148,12 @@ def _se_parts(block: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 @functools.cache
 def shapes_of_name(name: str, in_channels: int, deploy: bool) -> dict[str, tuple[int, ...]]:
-    """:func:`weight_shapes` of a name in ``ARCHS``, kept: finding the arch of a checkpoint goes through all of them."""
+    """:func:`weight_shapes` of a name in ``ARCHS``, cached: a search goes through all of them."""
     return weight_shapes(ARCHS[name], in_channels, deploy)
 
 
 def arch_of_shapes(shapes: dict[str, tuple[int, ...]], in_channels: int, deploy: bool) -> str | None:
-    """The name in ``ARCHS`` whose weights have these keys and shapes, the norms' step counters aside; or None."""
+    """The name in ``ARCHS`` with these keys and shapes, norms' step counters ignored; or None."""
 
     def without_counters(of: dict) -> dict:
         return {key: tuple(shape) for key, shape in of.items() if not key.endswith('num_batches_tracked')}

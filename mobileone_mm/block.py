@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import skip_init
 
 from .calls import leaf_for_fx, recomputed
@@ -16,12 +15,13 @@ from .layers import SqueezeExcite, apply_weight_hooks, build_activation, build_n
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels, to_float
 from .utils.checks import check_int
 from .utils.errors import ArgumentError, CheckpointError
+from .utils.norms import BatchNorm
 
 _BRANCHES = ('conv_branches', 'scale_branch', 'skip_branch')
 
 
 class MobileOneBlock(KeepsKernel, BaseModule):
-    """A convolution that trains as parallel branches and answers as one (MobileOne, Figure 3)::
+    """Parallel branches in training, one convolution in inference (MobileOne, Figure 3)::
 
         train form   x ─┬─ conv_branches: k times (k x k conv, BN) ─┐
                         ├─ scale_branch: 1x1 conv, BN (kernel > 1)  ─┼─ + ─ SE ─ activation
@@ -29,9 +29,9 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         eval form    x ─── one k x k convolution, folded ───────────── SE ─ activation
         deploy form  x ─── reparam_conv ────────────────────────────── SE ─ activation
 
-    Train and eval form are one module with one set of parameters and one ``state_dict``. Which of them answers, and where
-    the folded kernel comes from, is decided at each call by :meth:`.kernel_cache.KeepsKernel.current_kernel`, which is
-    never stale. ``switch_to_deploy()`` is one-way.
+    Train and eval form are one module with one set of parameters and one ``state_dict``. At each
+    call, :meth:`.kernel_cache.KeepsKernel.current_kernel` decides which of them is used, and where
+    the folded kernel comes from; it is never stale. ``switch_to_deploy()`` is one-way.
 
     Shapes: (N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
 
@@ -48,14 +48,14 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         norm_cfg: Batch norm: ``BN``, ``BN2d`` or ``SyncBN``.
         act_cfg: Activation, or None for none.
         with_cp: Recompute the block in the backward pass to save memory.
-        fast_train: Train by one folded convolution where no norm is in training mode (``norm_eval``).
-            False: always by the sum of the branches.
+        fast_train: Train by one folded convolution where no norm is in training mode
+            (``norm_eval``). False: always by the sum of the branches.
         deploy: Build the deploy form.
         init_cfg: mmengine's initialization config.
 
     Raises:
-        ArgumentError: A number out of its range, an even kernel size, a norm that cannot be folded, or a skip branch on
-            shapes that differ.
+        ArgumentError: A number out of its range, an even kernel size, a norm that cannot be folded,
+            or a skip branch on shapes that differ.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, dilation: int = 1,
@@ -63,11 +63,13 @@ class MobileOneBlock(KeepsKernel, BaseModule):
                  norm_cfg: dict = dict(type='BN'), act_cfg: dict | None = dict(type='ReLU'), with_cp: bool = False,
                  deploy: bool = False, fast_train: bool = True, init_cfg: dict | list | None = None):
         super().__init__(init_cfg)
-        for name, value in dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride,
-                                dilation=dilation, groups=groups, num_conv_branches=num_conv_branches).items():
+        for name, value in dict(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size,
+                                stride=stride, dilation=dilation, groups=groups,
+                                num_conv_branches=num_conv_branches).items():
             setattr(self, name, check_int(name, value, 1))
         if kernel_size % 2 == 0:
-            raise ArgumentError(f'kernel_size must be odd, got {kernel_size}: a 1x1 branch has no place in an even kernel.')
+            raise ArgumentError(f'kernel_size must be odd, got {kernel_size}: a 1x1 branch has no place in an even '
+                                'kernel.')
         shapes_agree = in_channels == out_channels and stride == 1
         if with_skip and not shapes_agree:
             raise ArgumentError('with_skip=True needs in_channels == out_channels and stride 1, got '
@@ -95,8 +97,9 @@ class MobileOneBlock(KeepsKernel, BaseModule):
 
         self.conv_branches = nn.ModuleList(
             conv_bn(self._conv(self.kernel_size)) for _ in range(self.num_conv_branches))
-        # The 1x1 convolution has stride 1 and gets a subsampled input, which is the same function: strided, its
-        # backward pass in channels_last crashes torch 2.13 on the CPU for the 3 channels of the stem.
+        # The 1x1 convolution has stride 1 and gets a subsampled input, which is the same function.
+        # With a stride, its backward pass in channels_last crashes torch 2.13 on the CPU for the 3
+        # channels of the stem.
         self.scale_branch = conv_bn(self._conv(1, stride=1, padding=0, dilation=1)) if self.kernel_size > 1 else None
         self.skip_branch = build_norm(self.norm_cfg, self.out_channels) if self.with_skip else None
 
@@ -126,27 +129,27 @@ class MobileOneBlock(KeepsKernel, BaseModule):
             yield self.skip_branch(x)
 
     def sum_branches(self, x: Tensor) -> Tensor:
-        """The train form up to Squeeze-and-Excitation: the sum of what the branches answer."""
+        """The train form up to Squeeze-and-Excitation: the sum of the branches' outputs."""
         outputs = self._branch_outputs(x)
         out, is_own = next(outputs), False
         for output in outputs:
-            # In place saves memory traffic. Not into what a branch returned, which is its own; nor of another type, as
-            # the skip branch's may be under autocast.
+            # Adding in place saves memory traffic. Not into a branch's own output, and not across
+            # dtypes: under autocast the skip branch's output may have another one.
             if is_own and out.dtype == output.dtype:
                 out += output
             else:
                 out, is_own = out + output, True
         return out
 
-    def norms(self) -> list[_BatchNorm]:
-        """The batch norms of all branches; where mmengine's ``fuse_conv_bn`` folded one, there is none any more."""
+    def norms(self) -> list[BatchNorm]:
+        """The batch norms of all branches, except those that ``fuse_conv_bn`` has folded."""
         if self.deploy:
             return []
         norms = [branch.bn for branch in (*self.conv_branches, self.scale_branch) if branch is not None]
-        return [norm for norm in (*norms, self.skip_branch) if isinstance(norm, _BatchNorm)]
+        return [norm for norm in (*norms, self.skip_branch) if isinstance(norm, BatchNorm)]
 
     def fold(self) -> tuple[Tensor, Tensor]:
-        """Fold all branches, differentiably: kernel, (C_out, C_in / groups, k, k), and bias, (C_out,)."""
+        """Fold all branches, differentiably: kernel, (C_out, C_in / groups, k, k); bias, (C_out,)."""
         convs = [branch for branch in (*self.conv_branches, self.scale_branch) if branch is not None]
         for branch in convs:
             apply_weight_hooks(branch.conv)
@@ -159,26 +162,26 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         return kernel.to(weight.dtype), bias.to(weight.dtype)
 
     def _fold_branch(self, kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
-        # Folding in half precision would cost accuracy that the convolution itself does not cost.
+        # Folding in half precision would lose accuracy that the convolution itself keeps.
         kernel, bias = to_float(pad_kernel(kernel, self.kernel_size)), to_float(bias)
-        if not isinstance(norm, _BatchNorm):  # fuse_conv_bn already folded it into the convolution
+        if not isinstance(norm, BatchNorm):  # fuse_conv_bn already folded it into the convolution
             return kernel, kernel.new_zeros(self.out_channels) if bias is None else bias
         return fold_bn(kernel, bias, to_float(norm.running_mean), to_float(norm.running_var), to_float(norm.weight),
                        to_float(norm.bias), norm.eps)
 
     @torch.no_grad()
     def switch_to_deploy(self, kernel: tuple[Tensor, Tensor] | None = None) -> None:
-        """Fold for good: ``reparam_conv`` takes the place of the branches. Does nothing when called again.
+        """Fold for good: ``reparam_conv`` replaces the branches. A second call does nothing.
 
         Args:
-            kernel: What :meth:`fold` returned, where that is known already.
+            kernel: The result of :meth:`fold`, if it is known already.
         """
         if self.deploy:
             return
         weight, bias = kernel or self.fold()
         requires_grad = any(parameter.requires_grad for name in _BRANCHES if getattr(self, name) is not None
                             for parameter in getattr(self, name).parameters())
-        # Without initialization, which would draw random numbers.
+        # skip_init, because an initialization would draw random numbers.
         conv = self._conv(self.kernel_size, partial(skip_init, nn.Conv2d), bias=True, device=weight.device,
                           dtype=weight.dtype)
         conv.weight.copy_(weight)
@@ -204,7 +207,7 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         """Replace the branches of a train-layout ``state_dict`` by ``reparam_conv``, in place."""
         branches = {key[len(prefix):]: state_dict.pop(key) for key in list(state_dict)
                     if key.startswith(tuple(f'{prefix}{name}.' for name in _BRANCHES))}
-        with torch.device('meta'):  # no memory, no random numbers: it takes the very tensors
+        with torch.device('meta'):  # no memory, no random numbers: it takes over the given tensors
             twin = MobileOneBlock(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.dilation,
                                   self.groups, self.num_conv_branches, self.with_skip, norm_cfg=self.norm_cfg)
         twin.load_state_dict(branches, assign=True)

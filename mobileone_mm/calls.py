@@ -1,4 +1,4 @@
-"""Two kinds of call that a block's ``forward`` does not have to know of, as decorators of it."""
+"""Decorators of a block's ``forward``: for ``torch.fx``, and for recomputation."""
 import functools
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from torch.fx import Proxy
 
 
 def leaf_for_fx(forward: Callable) -> Callable:
-    """Let ``torch.fx`` see a call of the module, unless it is in the deploy form, which is traced through.
+    """Make a block one node for ``torch.fx``, unless it is in the deploy form.
 
-    ``torch.fx`` traces symbolically. What a block does in its train and eval form depends on its state at each call, so
-    it is one node, as mmengine's ``efficient_conv_bn_eval`` expects. In the deploy form the convolution is to be seen, by
-    FX quantization for example.
+    ``torch.fx`` traces symbolically. What a block does in its train and eval form depends on its
+    state at each call, so it is one node, as mmengine's ``efficient_conv_bn_eval`` expects. The
+    deploy form is traced through, so that FX quantization, for example, sees its convolution.
     """
 
     @functools.wraps(forward)
@@ -26,7 +26,7 @@ def leaf_for_fx(forward: Callable) -> Callable:
 
 
 def recomputed(forward: Callable) -> Callable:
-    """Recompute the forward pass in the backward pass where the module has ``with_cp``, to save memory."""
+    """With ``with_cp``, recompute the forward pass in the backward pass, to save memory."""
 
     @functools.wraps(forward)
     def checkpointed(self, x):
@@ -49,7 +49,7 @@ def _without_statistics(block):
     try:
         yield
     finally:
-        # Not "minus one": torch stops recomputing as soon as it has what it needs.
+        # Set, not decremented: torch stops recomputing as soon as it has what it needs.
         for norm, momentum, num_batches_tracked in before:
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(num_batches_tracked)

@@ -1,8 +1,8 @@
-"""Folded kernels that are kept, know whether they still match their branches, and the order in which a block looks for one.
+"""Folded kernels that know whether they are fresh, and the order in which a block looks for one.
 
-Weights change behind a module's back: ``EMAHook`` swaps and ``MeanTeacherHook`` writes through ``param.data``, which leaves
-no trace, not even in the version counter. So freshness is decided by content: a digest of the tensors that were folded,
-compared at every use.
+A module is not told when its weights change: ``EMAHook`` swaps and ``MeanTeacherHook`` writes
+through ``param.data``, which leaves no trace, not even in the version counter. So freshness is
+decided by content: a digest of the tensors that were folded is compared at every use.
 """
 import threading
 import warnings
@@ -10,12 +10,13 @@ from collections import defaultdict
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from operator import attrgetter, eq, is_
+from operator import is_
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import _disable_current_modes
+
+from .utils.norms import BatchNorm
 
 NOT_FINITE = ('MobileOne does not fold to finite numbers: there is NaN or infinity in its weights or in the '
               'statistics of its norms, as after a training that diverged.')
@@ -27,27 +28,29 @@ _thread = threading.local()
 
 
 class FusedKernels:
-    """The folded kernels of some blocks, and what it takes to trust them.
+    """The folded kernels of some blocks, and the check that they are fresh.
 
-    Trusting them costs one pass over the weights' memory. Small tensors are compared as they are. Of large ones (a
-    comparison would read a copy as well, and take twice as long) 1024 sums are compared: the tensor is cut into 32 parts,
-    and in each part every 32nd element goes into the same sum, so that neighbours may not change places unseen, nor add and
-    take away the same. Unseen stays a write that moves all these sums by less than their rounding (some last bits of an
-    element), or that only moves elements by multiples of 32 places inside of a part (some rows, but not their norms).
+    The check costs one pass over the weights' memory. Small tensors are compared as they are. For
+    large ones that would take twice as long, because it reads a copy as well; of these, 1024 sums
+    are compared. The tensor is cut into 32 parts, and in each part every 32nd element goes into the
+    same sum, so it is noticed when neighbours change places, or when one grows by what the other
+    loses. Two kinds of write are not noticed: one that changes all these sums by less than their
+    rounding (some last bits of an element), and one that only moves elements by multiples of 32
+    places within a part (some rows, but not their norms).
 
-    Immutable once made, and replaced as a whole, so that threads may share a model. The checks run in C loops (``map``,
-    ``cat``), because a model has a thousand tensors, and each step of Python costs.
+    An object never changes and is replaced as a whole, so that threads may share a model.
 
     Args:
-        module: The module to watch, with all that is below it.
-        kernels: Kernel, (C_out, C_in / groups, k, k), and bias, (C_out,), by the ``id`` of each block in it (the blocks
-            themselves would make a cycle of references, and keep a deleted model's memory).
+        module: The module to watch, with all its submodules.
+        kernels: Kernel, (C_out, C_in / groups, k, k), and bias, (C_out,), by the ``id`` of each
+            block in it. (Keys that are blocks would make a cycle of references, and keep the memory
+            of a deleted model.)
     """
 
     def __init__(self, module: nn.Module, kernels: dict[int, tuple[Tensor, Tensor]]):
         self.kernels = kernels
         modules = list(module.modules())
-        self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm)]
+        self._norms = [norm for norm in modules if isinstance(norm, BatchNorm)]
         self._norm_states = [(False, norm.eps) for norm in self._norms]
         self._members = [members for m in modules for members in (m._modules, m._parameters, m._buffers) if members]
         self._values = list(self._current_values())
@@ -60,44 +63,44 @@ class FusedKernels:
                     and tensor.is_contiguous() and tensor.dtype in (torch.float32, torch.float64):
                 self._large.append(tensor)
             else:
-                # What can be concatenated as it is needs no view, and no proof that the view is still the tensor's.
+                # These are concatenated as they are, so they need no view, and no check of a view.
                 tensor = tensor if tensor.dim() else tensor.detach().reshape(1)
                 small[tensor.shape[1:], tensor.dtype, tensor.device].append(tensor)
         self._small = list(small.values())
         # The views keep their memory alive, so an equal address means the same memory.
         self._parts = [tensor.detach().view(_PARTS, -1, _PLACES) for tensor in self._large]
-        self._addresses = list(map(Tensor.data_ptr, self._large))
-        self._strides = list(map(Tensor.stride, self._large))
+        self._addresses = [tensor.data_ptr() for tensor in self._large]
+        self._strides = [tensor.stride() for tensor in self._large]
         self._digest = self._compute_digest()
 
     def _current_values(self):
-        """All modules, parameters and buffers in their places, then the end."""
+        """All modules, parameters and buffers in their places, then the end; in C, as there are thousands of them."""
         return chain(chain.from_iterable(map(dict.values, self._members)), (_END, ))
 
     @torch.no_grad()
     def _compute_digest(self) -> list[Tensor]:
-        # Compared as floats, in which NaN differs from itself: in a sum it would hide its neighbours' changes.
+        # Compared as floats, so that NaN differs from itself: in a sum it would hide other changes.
         digest = [torch.cat(tensors) for tensors in self._small]
         if self._parts:
-            digest.append(torch.cat(list(map(_sum_places, self._parts))))
+            digest.append(torch.cat(list(map(_sum_places, self._parts))))  # a tenth faster than a comprehension
         return digest
 
     def is_unchanged(self) -> bool:
         """Whether the tensors that were folded still hold the same values."""
-        has_same_memory = all(map(eq, map(Tensor.data_ptr, self._large), self._addresses)) \
-            and all(map(eq, map(Tensor.stride, self._large), self._strides))
+        has_same_memory = [tensor.data_ptr() for tensor in self._large] == self._addresses \
+            and [tensor.stride() for tensor in self._large] == self._strides
         return has_same_memory and all(
             (new.dtype, new.device) == (old.dtype, old.device) and not new.is_meta and torch.equal(new, old)
             for new, old in zip(self._compute_digest(), self._digest, strict=True))
 
     def is_fresh(self) -> bool:
-        """Whether the blocks would fold these kernels now: same modules and tensors, all norms frozen, unchanged."""
-        norms_are_frozen = all(map(eq, map(attrgetter('training', 'eps'), self._norms), self._norm_states))
+        """Whether folding would give these kernels: same modules, tensors, values, norms frozen."""
+        norms_are_frozen = [(norm.training, norm.eps) for norm in self._norms] == self._norm_states
         return norms_are_frozen and all(map(is_, self._current_values(), self._values)) and self.is_unchanged()
 
     @contextmanager
     def verified(self):
-        """Within this context, in this thread, blocks take these kernels without a check of their own."""
+        """Context in which, in this thread, the blocks take these kernels without another check."""
         outer = getattr(_thread, 'kernels', None)
         _thread.kernels = self.kernels
         try:
@@ -107,7 +110,7 @@ class FusedKernels:
 
 
 class HoldsFusedKernels(nn.Module):
-    """Mixin for modules that keep folded kernels: never in a copy, a pickle or a replica, nor across ``.to()``."""
+    """Mixin: a module that keeps folded kernels, but not in copies, nor across ``.to()``."""
 
     _fused: FusedKernels | None = None
 
@@ -125,28 +128,31 @@ class HoldsFusedKernels(nn.Module):
 
 
 class KeepsKernel(HoldsFusedKernels):
-    """Mixin for a block with ``fold()``, ``norms()``, ``deploy`` and ``fast_train``: which kernel answers now."""
+    """Mixin for a block that has ``fold()``, ``norms()``, ``deploy`` and ``fast_train``."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.register_load_state_dict_post_hook(_refresh_after_loading)
 
     def current_kernel(self) -> tuple[Tensor, Tensor] | None:
-        """Kernel and bias for a forward pass now, never stale; None: the sum of the branches answers.
+        """Kernel and bias for a forward pass now, never stale; None: the branches are to be summed.
 
-        The first line that holds decides:
+        The first row that holds decides:
 
-        ==============================================  ================================================================
+        ==============================================  ============================================
         the backbone has just verified all its kernels  its kernel of this block
-        a norm is in training mode                      None: batch statistics are no constants
+        a norm is in training mode                      None: batch statistics are not constant
         in training, with ``fast_train=False``          None
-        in a graph of ``torch.compile``                 folded in the graph, which follows later changes of the weights
-        in ``torch.export``                             the kept kernel, a constant; after a write through ``.data``
-                                                        that no forward has seen, folded in the graph
+        in a graph of ``torch.compile``                 folded in the graph, which follows later
+                                                        changes of the weights
+        in ``torch.export``                             the kept kernel, a constant; folded in the
+                                                        graph after a write through ``.data`` that
+                                                        no forward has seen
         in ``torch.jit.trace``                          the kept kernel, a constant
         a gradient may have to reach a branch           folded now, differentiably
-        else                                            the kept kernel, folded again if a branch has changed
-        ==============================================  ================================================================
+        else                                            the kept kernel, folded again if a branch
+                                                        has changed
+        ==============================================  ============================================
         """
         kernel = (getattr(_thread, 'kernels', None) or {}).get(id(self))
         if kernel is not None:
@@ -166,14 +172,15 @@ class KeepsKernel(HoldsFusedKernels):
 
     @property
     def is_folding(self) -> bool:
-        """Whether one convolution can answer: no norm is in training mode."""
+        """Whether one convolution can replace the branches: no norm is in training mode."""
         return not any(norm.training for norm in self.norms())
 
     def kept_kernel(self) -> tuple[Tensor, Tensor]:
-        """Kernel and bias without a gradient to the branches, folded again only if these have changed."""
+        """Kernel and bias without a gradient to the branches, folded again only if they changed."""
         fused = self._fused
         if fused is None or not fused.is_fresh():
-            # Outside inference mode, so that a later forward with gradients to its input may use the kernel too.
+            # Outside inference mode, so that a later forward with gradients to its input may use
+            # the kernel too.
             with torch.inference_mode(False), torch.no_grad():
                 kernel = self.fold()
                 if not is_finite(kernel):
@@ -183,8 +190,8 @@ class KeepsKernel(HoldsFusedKernels):
         return fused.kernels[id(self)]
 
     def _exported_kernel(self) -> tuple[Tensor, Tensor]:
-        # torch.export runs this with stand-ins for the parameters, but the kept kernel knows the real ones. There is no
-        # public way to step out of its modes.
+        # torch.export runs this with stand-ins for the parameters, but the kept kernel has the real
+        # ones. There is no public way to leave its modes.
         if self._fused is not None:
             with _disable_current_modes():
                 if self._fused.is_unchanged():
@@ -192,7 +199,7 @@ class KeepsKernel(HoldsFusedKernels):
         return self.fold()
 
     def refresh(self) -> None:
-        """In eval mode, fold ahead of the first forward: torch.export cannot do it, and needs a kept kernel."""
+        """In eval mode, fold before the first forward: torch.export needs a kept kernel."""
         if not self.training and not self.deploy and self.is_folding \
                 and not any(tensor.is_meta for tensor in self.parameters()):
             self.kept_kernel()
@@ -210,10 +217,13 @@ class KeepsKernel(HoldsFusedKernels):
 
 
 class KeepsAllKernels(HoldsFusedKernels):
-    """Mixin for a backbone: the kernels of all its blocks, verified at once, which costs less than block by block."""
+    """Mixin for a backbone: verifies the kernels of all its blocks at once, which costs less."""
 
     def verify_kernels(self) -> FusedKernels | None:
-        """The kernels of all blocks, after a check; None: each block decides by :meth:`KeepsKernel.current_kernel`."""
+        """The kernels of all blocks, after a check.
+
+        None: each block decides by :meth:`KeepsKernel.current_kernel`.
+        """
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None
         fused = self._fused
@@ -239,7 +249,7 @@ def _refresh_after_loading(block: KeepsKernel, incompatible_keys) -> None:
 
 @contextmanager
 def _untraced():
-    """Pause ``torch.jit.trace``, so that what is computed here becomes a constant of the graph.
+    """Pause ``torch.jit.trace``: what is computed here becomes a constant of the graph.
 
     torch has no public way to do that.
     """

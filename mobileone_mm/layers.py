@@ -31,7 +31,7 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
 
 
 def build_activation(act_cfg: dict | None) -> nn.Module:
-    """Build an activation from mm's ``act_cfg``, in place where that is safe; None gives the identity.
+    """Build an activation from mm's ``act_cfg``, in place where that is safe; None: the identity.
 
     Raises:
         ArgumentError: It is no dict with a type.
@@ -47,9 +47,10 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
 
 
 def apply_weight_hooks(conv: nn.Conv2d) -> None:
-    """Let pruning, weight norm and spectral norm set the weight of a convolution that is used without being called.
+    """Run the hooks of pruning, weight norm and spectral norm, which set a convolution's weight.
 
-    They do it in forward pre-hooks, of which torch has only a private list. Other hooks watch calls, and this is none.
+    Needed where the weight is used without a call of the convolution. They are forward pre-hooks,
+    of which torch has only a private list. Other hooks observe calls, so they do not run here.
     """
     for hook in conv._forward_pre_hooks.values():
         if isinstance(hook, _WEIGHT_HOOKS):
@@ -57,7 +58,7 @@ def apply_weight_hooks(conv: nn.Conv2d) -> None:
 
 
 class SqueezeExcite(BaseModule):
-    """Squeeze-and-Excitation as MobileOne uses it: after the sum of the branches, before the activation.
+    """Squeeze-and-Excitation, between the sum of the branches and the activation.
 
     Args:
         channels: Number of channels.

@@ -8,7 +8,6 @@ from mmengine.model.weight_init import update_init_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arch import block_table, check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock
@@ -19,6 +18,7 @@ from .kernel_cache import KeepsAllKernels
 from .reparameterize import reparameterize_model
 from .utils.checks import check_int
 from .utils.errors import ArgumentError, CheckpointError
+from .utils.norms import BatchNorm
 
 _PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}  # keys of init_cfg, as in mmengine
 _OURS = {'drop_se', 'expand', 'trust'}
@@ -26,10 +26,11 @@ _OURS = {'drop_se', 'expand', 'trust'}
 
 @MODELS.register_module()
 class MobileOne(KeepsAllKernels, BaseModule):
-    """MobileOne (https://arxiv.org/abs/2206.04040), reparameterized on ``eval()`` and back on ``train()``.
+    """MobileOne, reparameterized on ``eval()`` and back on ``train()``.
 
-    ``stage0`` is the stem at stride 2; ``stage1`` to ``stage4`` alternate depthwise 3x3 and pointwise 1x1
-    :class:`MobileOneBlock`. ``state_dict()`` is the train layout in train and in eval form alike.
+    The paper is https://arxiv.org/abs/2206.04040. ``stage0`` is the stem at stride 2; ``stage1`` to
+    ``stage4`` alternate depthwise 3x3 and pointwise 1x1 :class:`MobileOneBlock`. ``state_dict()``
+    is the train layout in train and in eval form alike.
 
     Shapes, with the default strides: (N, in_channels, H, W) -> for i in ``out_indices``
     (N, out_channels, ceil(H / s), ceil(W / s)), s = 4, 8, 16, 32 for i = 0, 1, 2, 3.
@@ -45,30 +46,33 @@ class MobileOne(KeepsAllKernels, BaseModule):
     ========  =====  =======  =======  =======  =======
 
     Args:
-        arch: Name from ``ARCHS`` (``s4_nose`` is S4 without Squeeze-and-Excitation, the paper's S4 for
-            segmentation), or a dict with the keys of its rows.
+        arch: Name from ``ARCHS`` (``s4_nose`` is S4 without Squeeze-and-Excitation, the paper's S4
+            for segmentation), or a dict with the keys of its rows.
         in_channels: Channels of the input.
-        out_indices: Stages to return: 0 to 3 are stage1 to stage4, negative ones count from the end.
-        strides: Stride of each stage, 1 or 2. A stage turned from 2 to 1 keeps its branches, so that
-            pretrained weights still fit.
+        out_indices: Stages to return: 0 to 3 are stage1 to stage4, negative ones count from the
+            end.
+        strides: Stride of each stage, 1 or 2. A stage changed from 2 to 1 keeps its branches, so
+            that pretrained weights still fit.
         dilations: Dilation of the depthwise convolutions of each stage, as in mmseg's ResNet.
-        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and stages 1 to n: no gradients, norms
-            in eval mode, hence folded.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and stages 1 to n: no gradients,
+            norms in eval mode, hence folded.
         norm_eval: Keep all norms in eval mode while training, hence folded, with exact gradients.
         norm_cfg: Batch norm: ``BN``, ``BN2d`` or ``SyncBN``.
         act_cfg: Activation of every block, or None.
         with_cp: Recompute blocks in the backward pass to save memory.
         deploy: Build the deploy form; it loads train-layout checkpoints too, and fuses them.
-        init_cfg: mmengine's initialization config. None: PyTorch's own initialization, as in Apple's code.
-            (mmengine's Kaiming takes a depthwise kernel's fan-out to be of all channels, and makes it tiny.)
-            ``dict(type='Pretrained', checkpoint=PATH_OR_URL)`` takes Apple's, timm's, mmpretrain's and our own weights
-            (:func:`mobileone_mm.checkpoint.pretrained.load_pretrained`), and with ``expand=True`` fused ones for the
-            train form (:func:`mobileone_mm.expand_state_dict`).
-        contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet does.
-            Where a stride of 2 was turned into dilation 2, pretrained weights then see the very grid that they
-            were trained on.
-        fast_train: With ``norm_eval``, train by one folded convolution per block, with exact gradients for all branches
-            (``benchmarks/train_step.py`` measures what that saves). False: always by the sum of the branches.
+        init_cfg: mmengine's initialization config. None: PyTorch's own initialization, as in
+            Apple's code. (mmengine's Kaiming initialization computes a depthwise kernel's fan-out
+            over all channels, which makes its weights tiny.) ``dict(type='Pretrained',
+            checkpoint=PATH_OR_URL)`` takes Apple's, timm's, mmpretrain's and our own weights
+            (:func:`mobileone_mm.checkpoint.pretrained.load_pretrained`), and with ``expand=True`` fused
+            ones for the train form (:func:`mobileone_mm.expand_state_dict`).
+        contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet
+            does. Where a stride of 2 was changed to dilation 2, pretrained weights then see the
+            same grid as in their training.
+        fast_train: With ``norm_eval``, train by one folded convolution per block, with exact
+            gradients for all branches (``benchmarks/train_step.py`` measures what that saves).
+            False: always by the sum of the branches.
 
     Raises:
         ArgumentError: An argument outside of its range; the message names the range.
@@ -138,14 +142,15 @@ class MobileOne(KeepsAllKernels, BaseModule):
         fused = self.verify_kernels()
         with nullcontext() if fused is None else fused.verified():
             maps = self._forward(x.contiguous(memory_format=torch.channels_last) if gains else x)
-        # Necks and heads get the layout that they gave: some call view().
+        # The outputs get the input's layout: some necks and heads call view().
         return tuple(map(Tensor.contiguous, maps)) if gains else maps
 
     def _gains_by_channels_last(self, x: Tensor) -> bool:
-        """Whether a plain input is worth converting: on a CPU, a folded network then takes about half to all of the time.
+        """Whether to convert a contiguous input to channels_last.
 
-        Not where gradients may be wanted, nor in a graph, whose runtime chooses its own layout; nor in ``torch.vmap``, which
-        knows no other layout, and has no public way to ask for it.
+        On a CPU a folded network then takes about half to all of the time. False where gradients
+        may be needed; in a graph, whose runtime chooses its own layout; and in ``torch.vmap``,
+        which supports no other layout. (There is no public way to ask whether it runs.)
         """
         return x.device.type == 'cpu' and x.dtype == torch.float32 and x.is_contiguous() and not self.training \
             and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled() \
@@ -167,12 +172,12 @@ class MobileOne(KeepsAllKernels, BaseModule):
             stage.requires_grad_(False)
 
     def train(self, mode: bool = True) -> 'MobileOne':
-        """Go to the train form, or with ``mode=False`` to the eval form; honours what is frozen."""
+        """Go to the train form, or with ``mode=False`` to the eval form; frozen stages stay in it."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNorm):
                     module.eval()
         return self
 
@@ -180,7 +185,8 @@ class MobileOne(KeepsAllKernels, BaseModule):
         """Initialize as ``init_cfg`` says; ``Pretrained`` goes through our own strict loading.
 
         Raises:
-            CheckpointError: The checkpoint cannot be had, cannot be read, or does not fit.
+            CheckpointError: The checkpoint cannot be found or downloaded, cannot be read, or does
+                not fit.
         """
         if isinstance(self.init_cfg, list) and len(self.init_cfg) == 1:
             self.init_cfg = self.init_cfg[0]
@@ -200,24 +206,24 @@ class MobileOne(KeepsAllKernels, BaseModule):
         ours = {key[len(prefix):] if prefix else key: state_dict.pop(key) for key in names}
         if prefix and not ours:
             raise CheckpointError(missing_backbone(state_dict, prefix))
-        if not is_checked(ours, local_metadata):
+        if not is_checked(ours, local_metadata, self):
             ours = adapt_state_dict(ours, self)
         state_dict.update({prefix + key: value for key, value in ours.items()})
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
     def switch_to_deploy(self) -> None:
-        """Drop the branches for good, in place; mmdeploy and RepVGG users know it by this name."""
+        """Drop the branches for good, in place; the name is RepVGG's, and known to mmdeploy."""
         reparameterize_model(self, inplace=True)
 
 
 def _check_init_cfg(init_cfg: dict | list | None, norm_cfg: dict) -> None:
-    """Refuse at once what the initialization would stumble over late."""
+    """Refuse an ``init_cfg`` that would fail only later, in the initialization."""
     entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
     for entry in entries:
         kind = entry.get('type') if isinstance(entry, dict) else None
         if kind == 'NearIdentity' and not norm_cfg.get('affine', True):
-            raise ArgumentError("init_cfg of type 'NearIdentity' sets the weight of norms, and those of this norm_cfg have "
-                                f'none: {norm_cfg}. Leave affine=False out, or NearIdentity.')
+            raise ArgumentError("init_cfg of type 'NearIdentity' sets the weight of norms, and those of this norm_cfg "
+                                f'have none: {norm_cfg}. Leave affine=False out, or NearIdentity.')
         if kind != 'Pretrained':
             continue
         if unknown := sorted(entry.keys() - _PRETRAINED - _OURS):
@@ -228,9 +234,9 @@ def _check_init_cfg(init_cfg: dict | list | None, norm_cfg: dict) -> None:
                                 f'{entry.get("checkpoint")!r}.')
         prefix = entry.get('prefix')
         if prefix is not None and (not isinstance(prefix, str) or not prefix.strip('.')):
-            raise ArgumentError("prefix of init_cfg is what stands before the backbone's keys, such as 'backbone.'; got "
-                                f'{prefix!r}. Leave it out for weights of the backbone alone.')
-        # mmengine's own initialization, through which a list of several goes, does not know ours.
+            raise ArgumentError("prefix of init_cfg is what stands before the backbone's keys, such as 'backbone.'; "
+                                f'got {prefix!r}. Leave it out for weights of the backbone alone.')
+        # A list of several goes through mmengine's own initialization, which does not know ours.
         if len(entries) > 1 and (ours := sorted(entry.keys() & _OURS)):
-            raise ArgumentError(f"init_cfg of type 'Pretrained' with {', '.join(ours)} stands alone, got it in a list with "
-                                'others. Leave those out: the checkpoint sets all weights.')
+            raise ArgumentError(f"init_cfg of type 'Pretrained' with {', '.join(ours)} stands alone, got it in a list "
+                                'with others. Leave those out: the checkpoint sets all weights.')

@@ -9,12 +9,12 @@ from .utils.errors import ArgumentError
 
 @WEIGHT_INITIALIZERS.register_module(name='NearIdentity')
 class NearIdentityInit(BaseInit):
-    """Let blocks with a skip branch start close to the identity: other branches' norms get a small weight.
+    """Make blocks with a skip branch start close to the identity: other norms get a small weight.
 
-    In a fresh block all branches weigh the same, so after forty blocks little of the input is left, and the
-    first hundreds of iterations go into finding it again. The idea is that of zero-initialized residual
-    branches (Goyal et al., https://arxiv.org/abs/1706.02677, section 5.1). Of use for short runs from scratch;
-    the paper does not do it.
+    In a fresh block all branches weigh the same, so little of the input is left after forty blocks,
+    and the first hundreds of iterations are spent on recovering it. The idea is that of
+    zero-initialized residual branches (Goyal et al., https://arxiv.org/abs/1706.02677, section
+    5.1). It helps short runs from scratch; the paper does not do it.
 
     Args:
         gamma: Weight of the norms of conv and scale branches beside a skip branch.
@@ -35,8 +35,9 @@ class NearIdentityInit(BaseInit):
                 continue
             for norm in block.norms():
                 if norm.weight is None:
-                    raise ArgumentError(f'NearIdentity sets the weight of norms, but those of {name or "the block"} have '
-                                        'none. Leave affine=False out of norm_cfg, or NearIdentity out of init_cfg.')
+                    raise ArgumentError(f'NearIdentity sets the weight of norms, but those of {name or "the block"} '
+                                        'have none. Leave affine=False out of norm_cfg, or NearIdentity out of '
+                                        'init_cfg.')
                 if norm is not block.skip_branch:
                     nn.init.constant_(norm.weight, self.gamma)
         if hasattr(module, '_params_init_info'):

@@ -2,7 +2,7 @@
 
 Every branch of a MobileOne block is linear once its batch norm is frozen, so a
 sum of branches is one convolution (MobileOne, section 3.2; RepVGG, section 3.3).
-All functions are differentiable and keep the dtype that they are given.
+All functions are differentiable and keep the dtype of their inputs.
 """
 import torch
 import torch.nn.functional as F
@@ -79,5 +79,5 @@ def sum_kernels(kernels: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def to_float(tensor: Tensor | None) -> Tensor | None:
-    """A tensor in half precision in float32; others, and None, as they are."""
+    """Convert a tensor in half precision to float32; others, and None, are returned as they are."""
     return tensor.float() if tensor is not None and tensor.dtype in (torch.float16, torch.bfloat16) else tensor

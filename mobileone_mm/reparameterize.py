@@ -1,4 +1,4 @@
-"""Models and their blocks: which have branches, and how all of them go to the deploy form."""
+"""The MobileOne blocks of a model: find those with branches, and put them into the deploy form."""
 from collections.abc import Iterator
 from copy import deepcopy
 
@@ -35,8 +35,8 @@ def reparameterize_model(model: nn.Module, inplace: bool = False) -> nn.Module:
         kernels = {name: block.fold() for name, block in train_form_blocks(model)}
     broken = [name for name, kernel in kernels.items() if not is_finite(kernel)]
     if broken:
-        raise ArgumentError(f'{NOT_FINITE} Take an earlier checkpoint. It is the case in {len(broken)} blocks, the first is '
-                            f'{broken[0]!r}.')
+        raise ArgumentError(f'{NOT_FINITE} Take an earlier checkpoint. It is the case in {len(broken)} blocks, the '
+                            f'first is {broken[0]!r}.')
     for name, block in list(train_form_blocks(model)):
         block.switch_to_deploy(kernels.pop(name))
     return model

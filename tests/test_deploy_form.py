@@ -1,4 +1,4 @@
-"""The deploy form is what a module holds: no flag, no random numbers, no foreign attribute, and each block folded once."""
+"""The deploy form follows from what a module holds: no flag, no random numbers, one fold per block."""
 import copy
 from collections import Counter
 
@@ -50,7 +50,7 @@ def test_switching_all_blocks_one_by_one_switches_the_backbone():
     for number, block in enumerate(blocks(model)):
         assert not model.deploy
         block.switch_to_deploy()
-        if number == 3:  # on the way, too, it takes what it gives
+        if number == 3:  # with some blocks switched, too, it loads its own state dict
             model.load_state_dict(copy.deepcopy(model).state_dict())
     assert model.deploy
     model.load_state_dict(model.state_dict())

@@ -25,21 +25,21 @@ def make(seed=0, **kwargs):
     return randomize(MobileOne(ARCH, out_indices=(0, 1, 2, 3), **kwargs), seed).double()
 
 
-def picture(dtype=torch.float64):
+def image(dtype=torch.float64):
     return torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(1)).to(dtype)
 
 
 def assert_fresh(model, tolerance=1e-10):
-    """The next forward is the branch formula over the weights of now, with and without gradients."""
-    x = picture(model.stage0.conv_branches[0].conv.weight.dtype)
+    """The next forward equals the branch formula on the current weights, with and without gradients."""
+    x = image(model.stage0.conv_branches[0].conv.weight.dtype)
     with torch.no_grad():
         expected = reference_maps(model, x)
         scale = max(feature.abs().max() for feature in expected)
         got = model(x)
         one_by_one = reference_free_forward(model, x)
-    for answers in (got, one_by_one, model(x)):
-        for answer, feature in zip(answers, expected, strict=True):
-            torch.testing.assert_close(answer / scale, feature / scale, rtol=0, atol=tolerance)
+    for outputs in (got, one_by_one, model(x)):
+        for output, feature in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(output / scale, feature / scale, rtol=0, atol=tolerance)
 
 
 def reference_free_forward(model, x):
@@ -57,7 +57,7 @@ def other_state(model):
 
 def step(model):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    model(picture())[-1].square().mean().backward()
+    model(image())[-1].square().mean().backward()
     optimizer.step()
 
 
@@ -103,13 +103,15 @@ WRITES = {
     'one element': on_weight(lambda w: w.data.view(-1)[-1:].add_(1)),
     'two elements swapped': on_weight(lambda w: w.data.copy_(w.data[:, torch.arange(w.shape[1]) ^ 1])),
     'one up, one down': on_weight(lambda w: (w.data[:, 0::2].add_(1), w.data[:, 1::2].sub_(1))),
-    'epsilon': lambda m: [setattr(norm, 'eps', norm.eps * 1000) for norm in m.modules() if isinstance(norm, nn.BatchNorm2d)],
+    'epsilon': lambda m: [setattr(norm, 'eps', norm.eps * 1000) for norm in m.modules()
+                          if isinstance(norm, nn.BatchNorm2d)],
     'pruned': lambda m: (prune.l1_unstructured(m.stage2[1].conv_branches[0].conv, 'weight', 0.5),
                          m.stage2[1].conv_branches[0].conv.weight_orig.data.mul_(2)),
     'a low bit of one element': on_weight(lambda w: w.data.view(-1)[:1].view(torch.int64).add_(1 << 24)),
     'rows swapped': on_weight(lambda w: w.data.copy_(w.data.roll(1, 0))),
     'columns swapped': on_weight(lambda w: w.data.copy_(w.data.flip(1))),
-    'a last bit of a small tensor': lambda m: m.stage1[0].scale_branch.bn.weight.data[:1].view(torch.int64).add_(1 << 24),
+    'a last bit of a small tensor':
+        lambda m: m.stage1[0].scale_branch.bn.weight.data[:1].view(torch.int64).add_(1 << 24),
     'data replaced': on_weight(lambda w: setattr(w, 'data', w.data * 2)),
     'data transposed': lambda m: setattr(m.stage2[3].conv_branches[0].conv.weight, 'data',
                                          m.stage2[3].conv_branches[0].conv.weight.data.transpose(0, 1)),
@@ -120,7 +122,7 @@ WRITES = {
     'Parameter replaced': replace_parameter,
     'module replaced': replace_module,
     'fuse_conv_bn': lambda m: fuse_conv_bn(m),
-    'train and back': lambda m: (m.train()(picture()), m.eval()),
+    'train and back': lambda m: (m.train()(image()), m.eval()),
 }
 
 
@@ -136,12 +138,12 @@ def test_never_stale(name):
 
 @pytest.mark.parametrize('name', [name for name in WRITES if name not in ('optimizer step', 'fuse_conv_bn')])
 def test_a_write_changes_the_answer(name):
-    """Or else test_never_stale would prove nothing."""
+    """Otherwise test_never_stale would prove nothing."""
     model = make().eval()
     with torch.no_grad():
-        before = [feature.clone() for feature in model(picture())]
+        before = [feature.clone() for feature in model(image())]
         WRITES[name](model)
-        assert not all(torch.equal(a, b) for a, b in zip(before, model(picture()), strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(before, model(image()), strict=True))
 
 
 @pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.bfloat16, 3e-2), (torch.float16, 1e-2)])
@@ -159,17 +161,18 @@ def test_folding_in_half_precision_is_done_in_float32():
         exact = copy.deepcopy(block).double().current_kernel()
     for got, tensor in zip(folded, exact, strict=True):
         assert got.dtype == torch.float16
-        # As near as rounding once, at the end, can be; folding in half itself would be further off.
+        # The error is that of one rounding at the end; folding in half precision would have a
+        # larger one.
         torch.testing.assert_close(got.double(), tensor, rtol=1.001 * 2 ** -11, atol=1e-6)
 
 
 def test_amp():
     model = make().float().eval()
     with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
-        answer = model(picture(torch.float32))
+        output = model(image(torch.float32))
     with torch.no_grad():
-        expected = reference_maps(model, picture(torch.float32))
-    for got, feature in zip(answer, expected, strict=True):
+        expected = reference_maps(model, image(torch.float32))
+    for got, feature in zip(output, expected, strict=True):
         assert (got.float() - feature).abs().max() < 0.03 * feature.abs().max()
 
 
@@ -222,15 +225,15 @@ def test_revert_sync_batchnorm_of_a_warm_model_then_a_write():
 
 
 def test_norms_put_in_train_mode_inside_an_eval_model():
-    """Test-time adaptation: batch statistics are no constants, so there is nothing to fold."""
+    """Test-time adaptation: batch statistics are not constant, so there is nothing to fold."""
     model = make().eval()
     assert_fresh(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train()
-    expected = copy.deepcopy(model).train()(picture())
+    expected = copy.deepcopy(model).train()(image())
     with torch.no_grad():
-        torch.testing.assert_close(model(picture()), expected)
+        torch.testing.assert_close(model(image()), expected)
     assert_fresh(model.eval())
 
 
@@ -238,12 +241,13 @@ def test_state_dict_and_parameters_are_the_same_in_both_modes():
     model = make()
     parameters, state = list(model.parameters()), {k: v.clone() for k, v in model.state_dict().items()}
     assert model.eval() is model
-    model(picture())
+    model(image())
     assert list(model.state_dict()) == list(state)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert model.train() is model
     assert all(a is b for a, b in zip(parameters, model.parameters(), strict=True))
-    assert not any('fused' in name or 'reparam' in name for name, _ in [*model.named_buffers(), *model.named_parameters()])
+    assert not any('fused' in name or 'reparam' in name
+                   for name, _ in [*model.named_buffers(), *model.named_parameters()])
 
 
 def test_validation_leaves_training_bit_identical():
@@ -252,11 +256,11 @@ def test_validation_leaves_training_bit_identical():
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for i in range(4):
             optimizer.zero_grad()
-            model(picture() + i)[-1].square().mean().backward()
+            model(image() + i)[-1].square().mean().backward()
             optimizer.step()
             if validates:
                 with torch.no_grad():
-                    model.eval()(picture())
+                    model.eval()(image())
                 model.train()
         return model.state_dict()
 
@@ -267,8 +271,8 @@ def test_validation_leaves_training_bit_identical():
 def test_inference_mode_then_gradients():
     model = make(frozen_stages=4).eval()
     with torch.inference_mode():
-        model(picture())
-    x = picture().requires_grad_()
+        model(image())
+    x = image().requires_grad_()
     model(x)[-1].sum().backward()
     assert x.grad.abs().sum() > 0
 
@@ -276,13 +280,13 @@ def test_inference_mode_then_gradients():
 def test_one_model_in_several_threads():
     model = make().eval()
     with torch.no_grad():
-        expected = model(picture())[-1]
+        expected = model(image())[-1]
     failures = []
 
     def work():
         with torch.no_grad():
             for _ in range(20):
-                if not torch.equal(model(picture())[-1], expected):
+                if not torch.equal(model(image())[-1], expected):
                     failures.append('differs')
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -294,14 +298,14 @@ def test_one_model_in_several_threads():
 
 
 def test_other_models_inside_a_forward_keep_their_own_kernels():
-    """What one backbone verified for its blocks says nothing about another's."""
+    """Kernels that one backbone verified are not taken as verified in another."""
     teacher, student = make(seed=1).eval(), make(seed=2).eval()
     with torch.no_grad():
-        expected = teacher(picture())[-1]
-        answers = []
-        student.stage1.register_forward_hook(lambda *_: answers.append(teacher(picture())[-1]))
+        expected = teacher(image())[-1]
+        outputs = []
+        student.stage1.register_forward_hook(lambda *_: outputs.append(teacher(image())[-1]))
         assert_fresh(student)
-    assert answers and all(torch.equal(answer, expected) for answer in answers)
+    assert outputs and all(torch.equal(output, expected) for output in outputs)
 
 
 # --- graphs
@@ -321,12 +325,12 @@ def test_jit_trace(warm, write):
         assert_fresh(model)
     if write:
         WRITES[write](model)
-    traced = torch.jit.trace(model, picture())
+    traced = torch.jit.trace(model, image())
     kinds = [node.kind() for node in traced.inlined_graph.nodes()]
     assert count_convs_without_se([k for k in kinds if 'conv' in k]) == NUM_BLOCKS
     assert not any('norm' in kind for kind in kinds)
     assert sum('aten::pad' in kind or 'aten::rsqrt' in kind for kind in kinds) == 0  # no folding in the graph
-    torch.testing.assert_close(traced(picture()), model(picture()))
+    torch.testing.assert_close(traced(image()), model(image()))
 
 
 @pytest.mark.parametrize('strict', [True, False])
@@ -335,13 +339,13 @@ def test_torch_export(strict, write):
     model = make().eval()
     if write:
         WRITES[write](model)
-    exported = torch.export.export(model, (picture(), ), strict=strict)
+    exported = torch.export.export(model, (image(), ), strict=strict)
     calls = [str(node.target) for node in exported.graph.nodes if node.op == 'call_function']
     assert count_convs_without_se([c for c in calls if 'conv' in c]) == NUM_BLOCKS
     assert not any('norm' in call for call in calls)
-    if not strict and write != 'EMA swap':  # the folding is not in the graph, unless only .data told of the write
+    if not strict and write != 'EMA swap':  # the folding is not in the graph, except after a write through .data
         assert not any('rsqrt' in call or 'pad' in call for call in calls)
-    torch.testing.assert_close(exported.module()(picture()), model(picture()), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(exported.module()(image()), model(image()), rtol=1e-9, atol=1e-9)
     assert_fresh(model)
 
 
@@ -352,7 +356,7 @@ def test_onnx(dynamo):
     if dynamo:
         pytest.importorskip('onnxscript')
     model = make().float().eval()
-    x = picture(torch.float32)
+    x = image(torch.float32)
     file = io.BytesIO()
     if dynamo:
         torch.onnx.export(model, (x, ), dynamo=True).save(file)
@@ -374,7 +378,7 @@ def test_torch_compile_sees_one_convolution_a_block():
         return graph
 
     with torch.no_grad():
-        torch.compile(make().eval(), backend=backend, fullgraph=True)(picture())
+        torch.compile(make().eval(), backend=backend, fullgraph=True)(image())
     assert count_convs_without_se([call for call in calls if 'conv2d' in call]) == NUM_BLOCKS
     assert not any('batch_norm' in call for call in calls)
 
@@ -385,10 +389,10 @@ def test_torch_compile_follows_the_weights(grad):
     compiled = torch.compile(model, backend='eager', fullgraph=True)
     with torch.set_grad_enabled(grad):
         for write in ('data.mul_', 'EMA swap', 'optimizer step'):
-            torch.testing.assert_close(compiled(picture()), model(picture()), rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(compiled(image()), model(image()), rtol=1e-9, atol=1e-9)
             with torch.enable_grad():
                 WRITES[write](model)
-        torch.testing.assert_close(compiled(picture()), model(picture()), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(compiled(image()), model(image()), rtol=1e-9, atol=1e-9)
 
 
 # --- deploy
@@ -399,22 +403,22 @@ def test_reparameterize_model_copies_by_default():
     assert deployed.backbone.deploy and not model.backbone.deploy
     assert 'stage0.reparam_conv.weight' in deployed.backbone.state_dict()
     assert_fresh(model.backbone)
-    torch.testing.assert_close(deployed.backbone(picture()), model.backbone(picture()))
+    torch.testing.assert_close(deployed.backbone(image()), model.backbone(image()))
     assert reparameterize_model(model, inplace=True) is model
-    torch.testing.assert_close(model.backbone(picture()), deployed.backbone(picture()))
+    torch.testing.assert_close(model.backbone(image()), deployed.backbone(image()))
     assert isinstance(reparameterize_model(nn.Conv2d(3, 3, 1)), nn.Conv2d)
 
 
 def test_switch_to_deploy_is_idempotent_and_survives_train():
     model = make().eval()
-    expected = model(picture())
+    expected = model(image())
     model.switch_to_deploy()
     model.switch_to_deploy()
-    for answer in (model(picture()), model.train()(picture())):
-        torch.testing.assert_close(answer, expected)
+    for output in (model(image()), model.train()(image())):
+        torch.testing.assert_close(output, expected)
     again = MobileOne(ARCH, out_indices=(0, 1, 2, 3), deploy=True).double()
     again.load_state_dict(model.state_dict())
-    torch.testing.assert_close(again(picture()), expected)
+    torch.testing.assert_close(again(image()), expected)
 
 
 def test_deploy_block_fuses_on_load():

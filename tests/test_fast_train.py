@@ -1,4 +1,4 @@
-"""The folded training step of frozen norms is the plain branches: outputs, gradients, whole trainings."""
+"""The folded training step of frozen norms equals the branches: outputs, gradients, trainings."""
 from copy import deepcopy
 
 import pytest
@@ -17,7 +17,7 @@ from tests.support.reference import randomize
 
 
 def step(block, x, monkeypatch):
-    """Output, all buffers and all gradients of a forward and a backward pass, and whether the branches were summed."""
+    """Output, buffers and gradients of a forward and backward pass, and whether branches were summed."""
     summed = []
     with monkeypatch.context() as patch:
         patch.setattr(MobileOneBlock, 'sum_branches',
@@ -25,7 +25,8 @@ def step(block, x, monkeypatch):
         x = x.clone().requires_grad_()
         out = block(x)
     (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum().backward()
-    return {'out': out, 'x': x.grad, **dict(block.named_buffers()), **{name: p.grad for name, p in block.named_parameters()}
+    return {'out': out, 'x': x.grad, **dict(block.named_buffers()),
+            **{name: p.grad for name, p in block.named_parameters()}
             }, bool(summed)
 
 
@@ -48,9 +49,10 @@ SMALL = dict(num_blocks=(1, 2, 1, 1), width_multipliers=(0.25, 0.125, 0.0625, 0.
              num_se_blocks=(0, 0, 0, 1))
 
 
-@pytest.mark.parametrize('option', ['with_cp', 'channels_last', 'compile', 'efficient_conv_bn_eval', 'hooks', 'bfloat16'])
+@pytest.mark.parametrize('option', ['with_cp', 'channels_last', 'compile', 'efficient_conv_bn_eval', 'hooks',
+                                    'bfloat16'])
 def test_what_people_switch_on(option):
-    """Frozen norms by one convolution, under an option, against the plain branches without."""
+    """Frozen norms as one convolution, under an option, against the branches without it."""
     torch.manual_seed(0)
     slow = randomize(MobileOne(SMALL, norm_eval=True, fast_train=False, out_indices=(1, 3)))
     fast = MobileOne(SMALL, norm_eval=True, with_cp=option == 'with_cp', out_indices=(1, 3))
@@ -59,7 +61,7 @@ def test_what_people_switch_on(option):
     fast, slow = fast.to(dtype).train(), slow.to(dtype).train()
     x = torch.randn(2, 3, 64, 64, dtype=dtype)
     calls = []
-    if option == 'hooks':  # one that looks at the input; a folded branch is not called
+    if option == 'hooks':  # a hook that observes the input; a folded branch is not called
         for module in fast.modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape))
@@ -81,7 +83,7 @@ def test_what_people_switch_on(option):
 
 
 def shift_norms(model):
-    """Away from a shift of 0, with which a dead channel stands on ReLU's kink, and any rounding decides its gradient."""
+    """No shift is 0: a dead channel would be at ReLU's kink, where rounding decides its gradient."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.bias, std=0.2)
@@ -90,8 +92,10 @@ def shift_norms(model):
 def train(arch, dtype, fast_train):
     """Ten steps of SGD with frozen norms; the model, and the losses."""
     torch.manual_seed(0)
-    # Default weights make a chaos of any rounding: a relative change of 1e-15 in the stem is one of 1e-4 after four steps.
-    model = MobileOne(arch, out_indices=(1, 3), init_cfg=dict(type='NearIdentity'), norm_eval=True, fast_train=fast_train)
+    # Default weights amplify rounding: a relative change of 1e-15 in the stem becomes 1e-4 after
+    # four steps.
+    model = MobileOne(arch, out_indices=(1, 3), init_cfg=dict(type='NearIdentity'), norm_eval=True,
+                      fast_train=fast_train)
     model.init_weights()
     shift_norms(model)
     model = model.to(dtype)

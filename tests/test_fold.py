@@ -85,8 +85,8 @@ def test_backbone_forms_agree(arch, strides, dilations):
         scale = max(feature.abs().max() for feature in expected)
         loaded = MobileOne(**options, deploy=True).double().eval()
         loaded.load_state_dict(model.state_dict())
-        for answer in (model(x), reparameterize_model(model)(x), loaded(x)):
-            for got, feature in zip(answer, expected, strict=True):
+        for output in (model(x), reparameterize_model(model)(x), loaded(x)):
+            for got, feature in zip(output, expected, strict=True):
                 torch.testing.assert_close(got / scale, feature / scale, **TOLERANCE)
 
 

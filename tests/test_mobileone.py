@@ -60,7 +60,8 @@ ERRORS = [
     (dict(arch=dict(num_blocks=(1, 1, 1, 1))), "exactly the keys num_blocks, width_multipliers, num_conv_branches"),
     (dict(arch=3), 'arch must be a name .* got 3'),
     (dict(arch=ARCHS['s0'] | dict(num_blocks=(1, 1))), r"arch\['num_blocks'\] must be 4 values"),
-    (dict(arch=ARCHS['s0'] | dict(width_multipliers=(0, 1, 1, 1))), r"arch\['width_multipliers'\] must be positive numbers"),
+    (dict(arch=ARCHS['s0'] | dict(width_multipliers=(0, 1, 1, 1))),
+     r"arch\['width_multipliers'\] must be positive numbers"),
     (dict(arch=ARCHS['s0'] | dict(width_multipliers=('a', 1, 1, 1))), 'must be positive numbers .* got .*a'),
     (dict(arch=ARCHS['s0'] | dict(width_multipliers=(float('nan'), 1, 1, 1))), 'must be positive numbers .* got .*nan'),
     (dict(arch=ARCHS['s0'] | dict(num_conv_branches=0)), r"arch\['num_conv_branches'\] must be an int of at least 1"),
@@ -74,7 +75,8 @@ ERRORS = [
     (dict(dilations=(1, 1, 1)), 'dilations must be 4 values'),
     (dict(dilations=(1, 1, 1, 0)), 'dilations must be an int of at least 1, got 0'),
     (dict(frozen_stages=5), r'frozen_stages \(-1: none, 0: the stem, .*\) must be an int in -1..4, got 5'),
-    (dict(norm_cfg=dict(type='GN', num_groups=4)), "cannot fold the norm .*GN.* Allowed are the types BN, BN2d, SyncBN"),
+    (dict(norm_cfg=dict(type='GN', num_groups=4)),
+     "cannot fold the norm .*GN.* Allowed are the types BN, BN2d, SyncBN"),
     (dict(norm_cfg=dict(type='BN', track_running_stats=False)), 'with running statistics'),
     (dict(norm_cfg=None), 'cannot fold the norm None'),
     (dict(norm_cfg=dict(type='GN'), deploy=True), 'cannot fold the norm'),
@@ -132,7 +134,8 @@ def test_block_errors(kwargs, message, deploy):
 
 def test_near_identity_needs_norms_with_a_weight():
     norm_cfg, init_cfg = dict(type='BN', affine=False), dict(type='NearIdentity')
-    with pytest.raises(ArgumentError, match=r'NearIdentity.* those of this norm_cfg have none.* Leave affine=False out'):
+    message = r'NearIdentity.* those of this norm_cfg have none.* Leave affine=False out'
+    with pytest.raises(ArgumentError, match=message):
         MobileOne('s0', norm_cfg=norm_cfg, init_cfg=init_cfg)
     model = MobileOne('s0', norm_cfg=norm_cfg)
     with pytest.raises(ArgumentError, match=r'NearIdentity .* those of stage1\.1 have none. Leave affine=False out'):
@@ -150,9 +153,10 @@ def test_a_dilated_backbone_has_the_checkpoints_branches():
 
 
 @pytest.mark.parametrize('size', [(256, 256), (64, 64), (65, 97), (50, 31), (1, 1)])
-@pytest.mark.parametrize('strides, dilations, factor', [((2, 2, 2, 1), (1, 1, 1, 2), 2), ((2, 2, 1, 1), (1, 1, 2, 4), 4)])
+@pytest.mark.parametrize('strides, dilations, factor',
+                         [((2, 2, 2, 1), (1, 1, 1, 2), 2), ((2, 2, 1, 1), (1, 1, 2, 4), 4)])
 def test_contracted_dilation_keeps_the_pretrained_features(size, strides, dilations, factor):
-    """Subsampled, the dilated map is the strided one, borders and odd sizes included; without SE."""
+    """Without SE: the dilated map, subsampled, is the strided one, also at borders and for odd sizes."""
     torch.manual_seed(0)
     arch = ARCHS['s0'] | dict(num_blocks=(1, 1, 2, 2))
     plain = randomize(MobileOne(arch)).double().eval()
@@ -216,7 +220,7 @@ def test_with_cp_changes_neither_gradients_nor_statistics():
 
 @pytest.mark.parametrize('deploy', [False, True])
 def test_channels_last_inside_on_a_cpu(deploy):
-    """Where no gradient is wanted: what comes in plain goes out plain, and is the same."""
+    """Without gradients: a contiguous input gives contiguous outputs with the same values."""
     model = randomize(MobileOne('s4', out_indices=(0, 3))).eval()
     model = reparameterize_model(model) if deploy else model
     layouts = []
@@ -237,7 +241,7 @@ def test_channels_last_inside_on_a_cpu(deploy):
 
 
 def test_training_in_channels_last_on_a_cpu():
-    """The stem's strided 1x1 convolution corrupts the heap of torch 2.13 there, hence a process of its own."""
+    """In a subprocess: there the stem's strided 1x1 convolution corrupts the heap of torch 2.13."""
     code = ('import torch, mobileone_mm; m = mobileone_mm.MobileOne("s0").to(memory_format=torch.channels_last); '
             'x = torch.randn(2, 3, 64, 64).to(memory_format=torch.channels_last); '
             '[m(x)[0].sum().backward() for _ in range(3)]; print("done")')

@@ -52,19 +52,21 @@ def mmpretrains(arch):
 
 
 def check(features, state_dict, arch, tmp_path):
-    """The translated weights give the features at every stage, by each way in; the table is one to one."""
+    """Translated weights give the same features at each stage, however loaded; the table is one to one."""
     torch.save(dict(state_dict=state_dict, meta={}), tmp_path / 'theirs.pth')
     torch.manual_seed(1)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         expected = features(x)
     fused = any('reparam' in key for key in state_dict)
-    model = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'theirs.pth')), **OUT)
+    model = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'theirs.pth')),
+                      **OUT)
     model.double().init_weights()
     summary = convert_checkpoint(tmp_path / 'theirs.pth', tmp_path / 'ours.pth')
     assert (summary['arch'], summary['form']) == (arch, 'deploy' if fused else 'train')
     assert len(summary['left_out']) == 2  # the classifier
-    again = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth')), **OUT)
+    again = MobileOne(arch, deploy=fused, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'ours.pth')),
+                      **OUT)
     again.double().init_weights()
     assert len(again.state_dict()) == len(state_dict) - 2
     for candidate in (model, again, reparameterize_model(again)):

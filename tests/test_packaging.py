@@ -1,4 +1,4 @@
-"""The wheel carries configs and tools where mm's tools look for them; the README's numbers are the code's."""
+"""The wheel has configs and tools where mm's tools look for them; README's numbers are the code's."""
 import re
 import sys
 import zipfile
@@ -27,7 +27,7 @@ def test_wheel_in_another_environment(tmp_path):
                if path.is_file() and '__pycache__' not in path.parts} | {'model-index.yml'}
     assert {name.removeprefix('mobileone_mm/.mim/') for name in names if '.mim/' in name} == sources
     assert not any(name.startswith('tests') for name in names)
-    # Another environment, which borrows this one's libraries but not this project.
+    # Another environment, with the libraries of this one, but not this project.
     python('-m', 'venv', tmp_path / 'env')
     other = tmp_path / 'env' / 'bin' / 'python'
     site = next((tmp_path / 'env' / 'lib').glob('python*/site-packages'))
@@ -54,7 +54,7 @@ def test_editable_install_links_configs_and_tools(tmp_path):
         assert (tmp_path / 'mobileone_mm' / '.mim' / name).resolve() == (tmp_path / name).resolve()
 
 
-# Folder, side of the input, unit and digits of MACs.
+# Folder, side length of the input, unit and digits of MACs.
 TABLES = {'mmdet': ('detection', 320, 1e6, 0), 'mmseg': ('segmentation', 512, 1e9, 1),
           'mmpretrain': ('pretraining', 224, 1e6, 0)}
 CONFIGS = sorted(path for folder in TABLES.values() for path in (ROOT / 'configs' / folder[0]).glob('*.py')

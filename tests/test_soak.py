@@ -1,4 +1,4 @@
-"""Two thousand random things done to a small MobileOne, each forward compared with the branch formula."""
+"""Two thousand random operations on a small MobileOne; each forward is compared with the formula."""
 import copy
 import gc
 import io
@@ -16,7 +16,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.1, tor
 
 
 class Soak:
-    """A model and its optimizer, and what may happen to them."""
+    """A model and its optimizer, and the operations on them."""
 
     def __init__(self, seed):
         self.random = random.Random(seed)
@@ -37,7 +37,7 @@ class Soak:
     def step(self):
         was_training = self.model.training
         self.model.train(self.random.random() < 0.7)
-        self.model(self.picture(2))[-1].float().square().mean().backward()
+        self.model(self.images(2))[-1].float().square().mean().backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -68,7 +68,7 @@ class Soak:
         self.model.bfloat16()
 
     def half(self):
-        """And back at once, because its numbers end at 65504, where trained or written ones may be."""
+        """And back at once, because weights may exceed its largest number, 65504."""
         if not any(module.training for module in self.model.modules()):
             self.model.half()
             self.forward()
@@ -96,10 +96,10 @@ class Soak:
 
     def forward(self):
         if self.model.training or any(m.training for m in self.model.modules()):
-            self.model(self.picture(2))
+            self.model(self.images(2))
             return
         dtype = next(self.model.parameters()).dtype
-        x = self.picture(1)
+        x = self.images(1)
         grad = self.random.random() < 0.3
         context = torch.enable_grad() if grad else self.random.choice([torch.no_grad, torch.inference_mode])()
         with context:
@@ -107,23 +107,24 @@ class Soak:
         with torch.no_grad():
             truth = copy.deepcopy(self.model).double()
             expected = reference_maps(truth, x.double())
-        for answer, feature in zip(got, expected, strict=True):
+        for output, feature in zip(got, expected, strict=True):
             scale = feature.abs().max()
             if dtype == torch.float16 and scale > 1e4:
                 return
-            assert (answer.double() - feature).abs().max() <= TOLERANCE[dtype] * max(scale, 1e-3)
+            assert (output.double() - feature).abs().max() <= TOLERANCE[dtype] * max(scale, 1e-3)
         self.compared += 1
 
     def new_optimizer(self):
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3)
 
-    def picture(self, n):
+    def images(self, n):
         return torch.randn(n, 3, 32, 32).to(next(self.model.parameters()).dtype)
 
     compared = 0
 
 
-ACTIONS = ['train', 'eval', 'eval', 'a_part_to_eval', 'step', 'load', 'save', 'data_write', 'data_write', 'buffer_write',
+ACTIONS = ['train', 'eval', 'eval', 'a_part_to_eval', 'step', 'load', 'save', 'data_write', 'data_write',
+           'buffer_write',
            'bfloat16', 'half', 'float', 'double', 'double', 'deepcopy', 'pickle', 'to', *['forward'] * 12]
 
 
@@ -147,4 +148,4 @@ def test_soak(seed):
             gc.collect()
             live.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
     assert soak.compared > 300
-    assert live[-1] <= 1.05 * live[2]  # as many tensors as before: nothing is kept of models, kernels or copies
+    assert live[-1] <= 1.05 * live[2]  # as many tensors as before: no models, kernels or copies are kept

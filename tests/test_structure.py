@@ -13,7 +13,8 @@ import pytest
 from tests.support.paths import ROOT
 
 PACKAGE = 'mobileone_mm'
-# From top to bottom: a room imports from rooms below its own line only. ``__init__`` is the face, the public names.
+# From top to bottom: a room imports only from rooms below its line. ``__init__`` has the public
+# names.
 LAYERS = [
     ['__main__'],
     ['__init__'],
@@ -33,7 +34,7 @@ LAYERS = [
     ['utils', 'version'],
 ]
 TASK_LIBRARIES = {'mmdet', 'mmseg', 'mmpretrain'}
-# Of the interpreter, but other libraries live by it; the methods are those that change a list or a dict.
+# Parts of the interpreter that other libraries use, and the methods that change a list or a dict.
 GLOBALS = {'sys.meta_path', 'sys.modules', 'sys.path', 'sys.path_hooks'}
 CHANGES = {'append', 'clear', 'extend', 'insert', 'pop', 'popitem', 'remove', 'reverse', 'setdefault', 'sort', 'update'}
 REGISTRATIONS = {'register_scheme', 'add_safe_globals'}  # of mmengine's CheckpointLoader, of torch.serialization
@@ -58,7 +59,7 @@ class Fault(NamedTuple):
 
 
 def sources(root: Path, folder: str) -> list[Path]:
-    """Paths below ``root`` of all Python files in a folder of it, without what an install puts into ``.mim``."""
+    """Paths below ``root`` of all Python files in a folder, without those that an install puts in ``.mim``."""
     paths = (path.relative_to(root) for path in (root / folder).rglob('*.py'))
     return sorted(path for path in paths if '.mim' not in path.parts)
 
@@ -154,7 +155,7 @@ def only_compat_changes_other_libraries(root: Path) -> Iterator[Fault]:
 
 
 def changes(root: Path, file: Path) -> Iterator[tuple[int, str]]:
-    """Where a file assigns to, or deletes, something of a module or class of another library, or registers with it."""
+    """Where a file assigns to, or deletes, a part of another library, or registers with it."""
     tree = ast.parse((root / file).read_text())
     names = {}  # in the file -> in full, of all that is imported from elsewhere
     for node in ast.walk(tree):
@@ -203,7 +204,7 @@ def changes(root: Path, file: Path) -> Iterator[tuple[int, str]]:
 
 
 def no_test_file_imports_another(root: Path) -> Iterator[Fault]:
-    """What they share lies in ``tests/support``, fixtures in a ``conftest.py``."""
+    """Shared code is in ``tests/support``, shared fixtures are in a ``conftest.py``."""
     files = sources(root, 'tests')
     tests = {file.stem for file in files if file.name.startswith('test_')} | {'conftest'}
     for file in files:

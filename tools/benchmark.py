@@ -1,7 +1,8 @@
-"""How fast is MobileOne on this machine? Parameters, MACs and latency in all forms, beside its peers.
+"""How fast is MobileOne on this machine? Parameters, MACs, latency of all forms, and peers.
 
-Writes benchmark.csv, benchmark.json and benchmark.png into --out-dir; with --bottlenecks, which measures what
-activations, skip connections and Squeeze-and-Excitation cost in a plain 30-layer CNN, bottlenecks.csv, .json and .png.
+Writes benchmark.csv, benchmark.json and benchmark.png into --out-dir; with --bottlenecks, which
+measures what activations, skip connections and Squeeze-and-Excitation cost in a plain 30-layer CNN,
+bottlenecks.csv, .json and .png.
 """
 import argparse
 

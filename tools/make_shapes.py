@@ -1,4 +1,4 @@
-"""Draw the embedded dataset of coloured shapes, for detection (COCO), segmentation (VOC), classification (ImageNet)."""
+"""Draw the dataset of coloured shapes, in the formats of COCO, VOC and ImageNet."""
 import argparse
 
 from mobileone_mm.datasets.shapes import make_shapes

@@ -1,7 +1,7 @@
 """Write the tables of models in README.md, the metafile.yml beside the configs, and model-index.yml.
 
-Parameters, MACs and latencies are counted and measured now; results and checksums come from --log and --checkpoint, and
-stay until others are given. So do latencies under --no-latency.
+Parameters, MACs and latencies are counted and measured now; results and checksums come from --log
+and --checkpoint, and stay until others are given. So do latencies under --no-latency.
 """
 import argparse
 from pathlib import Path

@@ -12,8 +12,14 @@ default_hooks = dict(
     # With ignore=['bbox_head.cls_convs'], for example, parameters whose names start with that are
     # not loaded and keep their initial values.
     checkpoint_fit=dict(type='CheckpointFitHook', ignore=[]),
+    # Raises an error if classes have other names, or another order, than in the data.
+    class_names_fit=dict(type='ClassNamesFitHook'),
     # Raises an error if a head's num_classes is not the number of classes of the dataset.
     num_classes_fit=dict(type='NumClassesFitHook'),
+    # Raises an error if a COCO file lacks what is read of it, or does not fit its images.
+    coco_fit=dict(type='CocoFitHook'),
+    # Raises an error if masks have other labels than the classes.
+    masks_fit=dict(type='MasksFitHook'),
     # Ends a training whose loss or weights are no numbers, before a checkpoint of it is saved.
     divergence=dict(type='DivergenceHook'),
     # A resumed run deletes checkpoints of its own work dir only.

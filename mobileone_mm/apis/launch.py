@@ -1,6 +1,5 @@
 """Training and testing in mmengine's Runner, with errors that say what to do."""
 import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,15 +10,22 @@ from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..datasets.explain import explain_annotations
 from ..engine.build_errors import explained_build_errors
 from ..engine.saving import check_checkpoint_hooks
-from ..utils.errors import DataError, DiskError
+from ..utils.errors import DataError, DiskError, MobileOneError
 from .train_options import latest_checkpoint
 
 # By their entries in configs/_base_/default_runtime.py.
 _CHECKS = {
-    'checkpoint_fit': 'CheckpointFitHook', 'num_classes_fit': 'NumClassesFitHook', 'divergence': 'DivergenceHook',
-    'own_checkpoints': 'OwnCheckpointsHook', 'resume_schedule': 'ResumeScheduleHook',
+    'checkpoint_fit': 'CheckpointFitHook',
+    'class_names_fit': 'ClassNamesFitHook',
+    'num_classes_fit': 'NumClassesFitHook',
+    'coco_fit': 'CocoFitHook',
+    'masks_fit': 'MasksFitHook',
+    'divergence': 'DivergenceHook',
+    'own_checkpoints': 'OwnCheckpointsHook',
+    'resume_schedule': 'ResumeScheduleHook',
 }
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -56,7 +62,7 @@ def train(cfg: Config) -> None:
     runner = build_runner(cfg)
     try:
         # train() takes the loops as they are here
-        with _explained_data_errors(), explained_build_errors(cfg):
+        with explained_build_errors(cfg), _explained_data_errors(cfg, ('train', 'val')):
             loop, _ = runner.train_loop, runner.val_loop
         if loop is not None and hasattr(loop.dataloader.dataset, '__len__') and len(loop.dataloader) == 0:
             loader = loop.dataloader
@@ -85,7 +91,7 @@ def test(cfg: Config) -> None:
         CheckpointError: The checkpoint does not fit.
     """
     runner = build_runner(cfg)
-    with _explained_data_errors(), explained_build_errors(cfg):
+    with explained_build_errors(cfg), _explained_data_errors(cfg, ('test', )):
         _ = runner.test_loop
     runner.test()
 
@@ -115,22 +121,15 @@ def _fit_workers(cfg: Config) -> None:
 
 
 @contextmanager
-def _explained_data_errors() -> Iterator[None]:
+def _explained_data_errors(cfg: Config, splits: tuple[str, ...]) -> Iterator[None]:
     """For building loops only, which reads the annotations: later these errors have other reasons."""
     try:
         yield
-    except json.JSONDecodeError as error:
-        raise DataError(f'An ann_file is no JSON, or is cut short: {error}. It ends {error.doc[-40:]!r}.') from error
-    except KeyError as error:
-        if error.args not in (('images', ), ('annotations', ), ('categories', )):
-            raise
-        raise DataError(f'An ann_file is not in the format of COCO: it has no {error}.') from error
-    except ValueError as error:
-        if str(error) != 'need at least one array to concatenate':
-            raise
-        # What mmengine's BaseDataset says when it keeps the list of its images.
-        raise DataError("No images are left of a dataset's annotations. Check ann_file, filter_cfg, and that "
-                        "metainfo['classes'] are the names in the annotations.") from error
+    except MobileOneError:
+        raise
+    except Exception as error:
+        explain_annotations(cfg, splits, error)
+        raise
 
 
 def _how_to_go_on(work_dir: str) -> str:

@@ -1,4 +1,4 @@
-"""Predictions of a trained or exported model on images of one's own: drawn, and as JSON."""
+"""Predictions of a trained or exported model on the user's images: drawn, and as JSON."""
 import json
 from pathlib import Path
 

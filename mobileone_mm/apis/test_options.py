@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.check import check_data
+from ..datasets.check import check_data, datasets
 from ..deploy.exported_file import is_exported
 from ..deploy.exported_model import use_exported
 from ..utils.errors import ArgumentError, ConfigError
@@ -12,7 +12,7 @@ from .options import check_checkpoint, load_config
 
 _TTA_MODELS = {
     'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
-    'mmseg': dict(type='SegTTAModel'),
+    'mmseg': dict(type='mobileone_mm.tasks.segmentation.SegTTAModel'),
     'mmpretrain': dict(type='AverageClsScoreTTA'),
 }
 _WRITERS = ('IoUMetric', 'CityscapesMetric')  # mmseg's metrics that write masks
@@ -85,20 +85,60 @@ def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> No
 
 
 def _use_tta(cfg: Config) -> None:
-    """Wrap the model for test-time augmentation: the config's, else flips."""
+    """Wrap the model for test-time augmentation: the config's, else the image as it is and flipped."""
     if 'tta_model' not in cfg:
         cfg.tta_model = _TTA_MODELS.get(cfg.get('default_scope'), _TTA_MODELS['mmdet'])
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    if 'tta_pipeline' not in cfg:
-        flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
-        *steps, pack = deepcopy(dataset.pipeline)
-        pack.setdefault('meta_keys', ('img_path', 'ori_shape', 'img_shape', 'scale_factor'))
-        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
-        cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
-    dataset.pipeline = cfg.tta_pipeline
+    elif cfg.get('default_scope') == 'mmseg' and _type_name(cfg.tta_model) == 'SegTTAModel':
+        cfg.tta_model.type = _TTA_MODELS['mmseg']['type']  # the same, but for models of one output channel
+    if 'tta_pipeline' in cfg:
+        _check_tta_pipeline(cfg)
+    for dataset in datasets(cfg.test_dataloader.dataset):
+        if not dataset.get('pipeline'):
+            raise ConfigError(f'--tta needs a pipeline in test_dataloader.dataset, and {_type_name(dataset)} has none.')
+        dataset.pipeline = deepcopy(cfg.tta_pipeline) if 'tta_pipeline' in cfg else _with_flips(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def _type_name(step: dict) -> str:
+    """The bare name of a config's ``type``, which is a name, a path, or in pure Python configs a class."""
+    kind = step.get('type', '')
+    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
+
+
+def _with_flips(pipeline: list[dict]) -> list[dict]:
+    """A test pipeline that gives the image as it is, and flipped; the annotations as they are.
+
+    The flip comes before padding: mm takes the padding off the right and the lower side, before it flips back.
+    """
+    if any(_type_name(step) == 'TestTimeAug' for step in pipeline):
+        return pipeline  # it gives views already
+    *steps, pack = (deepcopy(step) for step in pipeline if _type_name(step) != 'RandomFlip')
+    if pack.get('meta_keys'):  # the default has these
+        pack.meta_keys = tuple(dict.fromkeys((*pack.meta_keys, 'img_path', 'flip', 'flip_direction')))
+    start = next((i for i, step in enumerate(steps) if 'Pad' in _type_name(step)), len(steps))
+    flips = [dict(type='mobileone_mm.datasets.flip.FlipImage', direction=each) for each in (None, 'horizontal')]
+    transforms = [flips, *([step] for step in (*steps[start:], pack))]
+    return [*steps[:start], dict(type='TestTimeAug', transforms=transforms)]
+
+
+def _check_tta_pipeline(cfg: Config) -> None:
+    """Refuse to flip a truth with which predictions are compared: mm takes that of the first view.
+
+    Other metrics of mmdet read annotations of their own, and the truth of mmpretrain has no sides.
+    """
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
+    if cfg.get('default_scope') != 'mmseg' and not any(_type_name(each) == 'VOCMetric' for each in evaluators):
+        return
+    is_loaded = False
+    for step in cfg.tta_pipeline:
+        for views in step.transforms if _type_name(step) == 'TestTimeAug' else [[step]]:
+            first = views[0] if views else {}
+            if is_loaded and 'Flip' in _type_name(first) and first.get('prob') != 0.:
+                raise ConfigError('tta_pipeline loads the annotations before it flips, and flips first: predictions '
+                                  "would be compared with a mirrored truth. Put dict(type='LoadAnnotations') behind "
+                                  'RandomFlip, or RandomFlip with prob=0.0 first.')
+            is_loaded |= any('Annotations' in _type_name(view) for view in views)
 
 
 def _write_predictions(cfg: Config, out: str) -> None:

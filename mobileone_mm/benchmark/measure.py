@@ -137,7 +137,7 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
 
 
 def measure(entries: Sequence[Entry], rounds: int, warmup: int) -> None:
-    """Run all entries once a round and append to their ``times_ms``, in an order shuffled before each round.
+    """Run all entries once per round and append to their ``times_ms``, in an order shuffled before each round.
 
     So whatever slows the machine for a while meets all of them. An entry's turn is some milliseconds of forward passes
     that are not timed, at least one, and then one that is: at first the caches hold another network, and the threads of

@@ -1,10 +1,10 @@
-"""From fused kernels back to branches that can be trained on."""
+"""Fused kernels turned into branches that can be trained further."""
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..reparameterize import train_form_blocks
 from ..utils.errors import ArgumentError, CheckpointError
+from ..utils.norms import BatchNorm
 from .fit import check_fit
 from .layouts import is_fused, translate_state_dict
 
@@ -13,13 +13,15 @@ from .layouts import is_fused, translate_state_dict
 def expand_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """Turn fused weights into weights of the train form with the same output in ``eval()``.
 
-    The fused kernel W, b of a block goes into its first conv branch, whose norm gets mean 0, variance 1, weight
-    sqrt(1 + eps) and bias b. All other norms of the block get weight 0 and bias 0; the convolutions of these
-    branches keep the values that they have in ``model``, and come into play as the norms' weights leave 0.
+    The fused kernel W, b of a block goes into its first conv branch, whose norm gets mean 0,
+    variance 1, weight sqrt(1 + eps) and bias b. All other norms of the block get weight 0 and bias
+    0; the convolutions of these branches keep their values in ``model``, and take effect as the
+    norms' weights leave 0.
 
-    This is a re-expansion, not the branches that were trained: what each of them had learned, and the statistics
-    of their norms, are lost in fused weights. Before training on, the norms need the statistics of data
-    (:func:`calibrate_norms`, or ``CalibrateNormsHook`` in a config); in ``train()`` the answers are off without.
+    This does not restore the branches that were trained: what each of them had learned, and the
+    statistics of their norms, are lost in fused weights. Before further training, the norms need
+    the statistics of data (:func:`calibrate_norms`, or ``CalibrateNormsHook`` in a config); without
+    them the outputs in ``train()`` are off.
 
     Args:
         state_dict: Fused weights of any known layout; a classifier is left out.
@@ -38,7 +40,7 @@ def expand_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[s
     expanded = {key: value.clone() for key, value in model.state_dict().items()}
     for name, block in train_form_blocks(model):
         for norm_name, norm in block.named_modules(prefix=name):
-            if not isinstance(norm, _BatchNorm):
+            if not isinstance(norm, BatchNorm):
                 continue
             if not norm.affine:
                 raise ArgumentError(f'Expanding needs norms with weight and bias, got {norm}. Leave affine=False out.')

@@ -1,7 +1,7 @@
 """The check that weights fit a backbone.
 
-mmengine loads with ``strict=False`` and only logs what did not fit, which is how people train from scratch without knowing
-it. Here a checkpoint fits, or it is an error.
+mmengine loads with ``strict=False`` and only logs what did not fit, so that people train from
+scratch without knowing it. Here a checkpoint that does not fit is an error.
 """
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -37,7 +37,9 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[st
 
 
 def check_loadable(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Check that ``model`` can load a state dict with our keys: that it fits, and is not fused for the train form.
+    """Check that ``model`` can load a state dict with our keys.
+
+    It must fit, and must not be fused if ``model`` is in the train form.
 
     Returns and raises as :func:`adapt_state_dict`.
     """
@@ -46,34 +48,37 @@ def check_loadable(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str,
             "Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored "
             "from them. To train, load the unfused checkpoint that they were made from (Apple's end in "
             "_unfused.pth.tar), or put the kernels into fresh branches (in the config of the backbone, "
-            "init_cfg=dict(_delete_=True, type='Pretrained', checkpoint=THIS_FILE, expand=True)); to test, build it with "
-            'deploy=True (--cfg-options model.backbone.deploy=True).')
+            "init_cfg=dict(_delete_=True, type='Pretrained', checkpoint=THIS_FILE, expand=True)); to test, build it "
+            'with deploy=True (--cfg-options model.backbone.deploy=True).')
     return check_fit(state_dict, model)
 
 
 def missing_backbone(state_dict: dict[str, Tensor], prefix: str) -> str:
-    """The message for weights of a whole model that have nothing for the MobileOne below ``prefix``."""
+    """The message for weights of a whole model with nothing for the MobileOne at ``prefix``."""
     if '' in find_prefixes(state_dict):
-        return (f'Got weights of a backbone alone, expected those of a whole model with keys below {prefix!r}. They go to '
-                "the backbone's init_cfg: --cfg-options model.backbone.init_cfg.checkpoint=PATH.")
-    got = f'but keys such as {some(state_dict)}' if state_dict else 'perhaps those of a backbone alone (for its init_cfg)'
+        return (f'Got weights of a backbone alone, expected those of a whole model with keys below {prefix!r}. They go '
+                "to the backbone's init_cfg: --cfg-options model.backbone.init_cfg.checkpoint=PATH.")
+    got = f'but keys such as {some(state_dict)}' if state_dict else \
+        'perhaps those of a backbone alone (for its init_cfg)'
     return f'Got no weights of a MobileOne below {prefix!r}, {got}. The checkpoint is of another model.'
 
 
 def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Check that a state dict with our keys fits a model's arch, in the train or in the deploy form, and is finite.
+    """Check that a state dict with our keys, of either form, fits a model's arch and is finite.
 
     Returns:
-        The state dict, with step counters of norms where old checkpoints have none: 0 is what they start from.
+        The state dict. Where old checkpoints lack the step counters of norms, they are added as 0,
+        their initial value.
 
     Raises:
-        CheckpointError: It does not fit; the message says what was got and expected, and of which arch it is.
+        CheckpointError: It does not fit; the message says what was got and expected, and of which
+            arch it is.
     """
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected = _shapes(model.state_dict())
     if is_fused(state_dict) != is_fused(expected):
         expected = weight_shapes(resolve_arch(model.arch), model.in_channels, is_fused(state_dict),
                                  model.norm_cfg.get('affine', True))
-    got = {key: tuple(value.shape) for key, value in state_dict.items()}
+    got = _shapes(state_dict)
     counters = {key for key in expected.keys() - got.keys() if key.endswith('num_batches_tracked')}
     problems = differences(got, {key: shape for key, shape in expected.items() if key not in counters})
     if problems:
@@ -95,13 +100,12 @@ def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 
 
 def find_arch(state_dict: dict[str, Tensor]) -> str | None:
-    """The name in ``ARCHS`` whose keys and shapes a state dict with our keys has, in the train or deploy form; or None."""
-    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
-    return arch_of_shapes(shapes, find_in_channels(state_dict), is_fused(state_dict))
+    """The name in ``ARCHS`` of a state dict with our keys, in train or deploy form; or None."""
+    return arch_of_shapes(_shapes(state_dict), find_in_channels(state_dict), is_fused(state_dict))
 
 
 def differences(got: dict[str, tuple], expected: dict[str, tuple]) -> dict[str, list[str]]:
-    """How keys and shapes differ from those expected: what is missing, unexpected, of another shape; empty if nothing."""
+    """Keys that are missing, unexpected, or of another shape than expected, by these kinds."""
     found = {
         'missing': list(expected.keys() - got.keys()),
         'unexpected': list(got.keys() - expected.keys()),
@@ -125,25 +129,30 @@ def check_finite(state_dict: dict[str, Tensor]) -> None:
     broken = [key for key, value in state_dict.items() if value.is_floating_point() and not value.is_meta
               and not (value.isfinite().all() and (not key.endswith('running_var') or (value >= 0).all()))]
     if broken:
-        raise CheckpointError(f'The checkpoint has NaN, infinite or impossible values in {some(broken)}. It is damaged, or '
-                              'of a training that diverged; take an earlier one.')
+        raise CheckpointError(f'The checkpoint has NaN, infinite or impossible values in {some(broken)}. It is '
+                              'damaged, or of a training that diverged; take an earlier one.')
+
+
+def _shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state_dict.items()}
 
 
 def mark_checked(state_dict: dict[str, Tensor], prefixes: Iterable[str] = ('', )) -> OrderedDict[str, Tensor]:
-    """Note in a state dict that the backbones below ``prefixes`` were adapted and checked, so that loading need not again.
+    """Note in a state dict that the backbones below ``prefixes`` were adapted and checked.
 
-    The note is in the metadata, which torch and mmengine hand to each module by its prefix. It names the keys: where
-    somebody changes them on the way, it does not hold any more.
+    Loading then does not check them again. The note is in the metadata, which torch and mmengine
+    pass to each module by its prefix. It names keys and shapes: if they are changed in between, it
+    no longer holds.
     """
     marked = OrderedDict(state_dict)
     marked._metadata = dict(getattr(state_dict, '_metadata', {}))
     for prefix in prefixes:
-        keys = frozenset(key[len(prefix):] for key in state_dict if key.startswith(prefix))
+        shapes = _shapes({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
         name = prefix[:-1]
-        marked._metadata[name] = marked._metadata.get(name, {}) | {_CHECKED: keys}
+        marked._metadata[name] = marked._metadata.get(name, {}) | {_CHECKED: shapes}
     return marked
 
 
-def is_checked(state_dict: dict[str, Tensor], metadata: dict) -> bool:
-    """Whether :func:`mark_checked` noted it of the very keys of a backbone's state dict, given its metadata."""
-    return metadata.get(_CHECKED) == state_dict.keys()
+def is_checked(state_dict: dict[str, Tensor], metadata: dict, model: nn.Module) -> bool:
+    """Whether :func:`mark_checked` noted exactly these keys and shapes, and they are those of ``model``."""
+    return _CHECKED in metadata and metadata[_CHECKED] == _shapes(state_dict) == _shapes(model.state_dict())

@@ -1,4 +1,4 @@
-"""Checkpoint layouts: key tables from other code bases to ours."""
+"""Checkpoint layouts: tables that translate the keys of other code bases to ours."""
 import re
 
 import torch
@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError, some
 
-# One table for all layouts: their vocabularies do not overlap. Ours and Apple's fused keys need no translation.
+# One table for all layouts: their vocabularies do not overlap. Ours and Apple's fused keys need no
+# translation.
 _TRANSLATIONS = [(re.compile(pattern), replacement) for pattern, replacement in [
     # Apple, ml-mobileone, unfused
     (r'\brbr_conv\.', 'conv_branches.'),
@@ -40,29 +41,31 @@ _STEM = re.compile(r'^(.*?)(?:stage0|stem)\.(?:rbr_|conv_|branch_|reparam_|scale
 def get_state_dict(checkpoint: dict) -> dict[str, Tensor]:
     """The weights in a checkpoint, averaged ones preferred; a bare state dict is returned as it is.
 
-    timm's checkpoints hold the average apart (``state_dict_ema``). mmengine's EMAHook swaps when it saves, so that
-    ``state_dict`` is the average, and ``ema_state_dict`` what training goes on with.
+    timm's checkpoints have a separate key for the average (``state_dict_ema``). mmengine's EMAHook
+    swaps when it saves: ``state_dict`` is the average, and training resumes from
+    ``ema_state_dict``.
     """
     for key in ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'ema_state_dict'):
         if isinstance(checkpoint.get(key), dict):
-            return {name: value for name, value in checkpoint[key].items() if key != 'ema_state_dict' or name != 'steps'}
+            return {name: value for name, value in checkpoint[key].items()
+                    if key != 'ema_state_dict' or name != 'steps'}
         if key == 'state_dict' and key in checkpoint:
-            raise CheckpointError(f"The checkpoint's 'state_dict' is a {type(checkpoint[key]).__name__}, expected a dict of "
-                                  'tensors. It is damaged.')
+            raise CheckpointError(f"The checkpoint's 'state_dict' is a {type(checkpoint[key]).__name__}, expected a "
+                                  'dict of tensors. It is damaged.')
     return checkpoint
 
 
 def without_module(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without what DistributedDataParallel and EMAHook put before the keys."""
+    """A state dict without the prefix ``module.`` of DistributedDataParallel and EMAHook."""
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
 
 
 def as_classifier(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights for an mmpretrain classifier, where they are a bare MobileOne with its own, as Apple and timm have them.
+    """Weights of a bare MobileOne with its classifier (Apple's, timm's), by mmpretrain's keys.
 
     Args:
         state_dict: Weights of any kind; all others are returned as they are.
-        model: What is to load them.
+        model: The model that is to load them.
 
     Raises:
         CheckpointError: There are two classifiers.
@@ -82,7 +85,8 @@ def translate_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tenso
     """Translate the backbone in a state dict of any known layout to our keys.
 
     Returns:
-        The backbone's tensors by our keys, and the keys that were left out: a classifier, a neck, a head.
+        The backbone's tensors by our keys, and the keys that were left out: a classifier, a neck, a
+        head.
 
     Raises:
         CheckpointError: There is no MobileOne in it, or two tensors get the same key.
@@ -90,8 +94,8 @@ def translate_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tenso
     prefixes = find_prefixes(state_dict)
     if not prefixes:
         got = f'got keys such as {some(state_dict)}' if state_dict else 'it is empty'
-        raise CheckpointError(f'This is no MobileOne checkpoint: {got}; known are the layouts of Apple, timm, mmpretrain '
-                              'and mobileone_mm.')
+        raise CheckpointError(f'This is no MobileOne checkpoint: {got}; known are the layouts of Apple, timm, '
+                              'mmpretrain and mobileone_mm.')
     if len(prefixes) > 1:
         raise CheckpointError(f'Got several MobileOne backbones, below {some(prefixes)}. Choose one: '
                               f"init_cfg=dict(type='Pretrained', prefix={min(prefixes)!r}, ...).")
@@ -115,7 +119,7 @@ def translate_state_dict(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tenso
 
 
 def find_prefixes(state_dict: dict[str, Tensor]) -> set[str]:
-    """Where in a state dict of any known layout there is a MobileOne: what stands before its keys.
+    """The prefixes below which a state dict of any known layout has a MobileOne.
 
     Raises:
         CheckpointError: A key is no string.
@@ -133,6 +137,6 @@ def is_fused(state_dict: dict[str, Tensor]) -> bool:
 
 def find_in_channels(state_dict: dict[str, Tensor]) -> int:
     """Input channels of the stem in a state dict with our keys; 3 if there is none."""
-    stem = next((value for key, value in state_dict.items() if re.match(r'stage0\.(?:conv_b|reparam).*conv.weight', key)),
-                None)
+    stem = next((value for key, value in state_dict.items()
+                 if re.match(r'stage0\.(?:conv_b|reparam).*conv.weight', key)), None)
     return 3 if stem is None or stem.dim() != 4 else stem.shape[1]

@@ -1,4 +1,5 @@
 """Checkpoints, read from files without running code."""
+import errno
 import logging
 import os
 import pickle
@@ -17,7 +18,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from ..utils.errors import CheckpointError, MissingFileError
 
 
-def _globals_in_mmengine_checkpoints() -> list:
+def globals_in_mmengine_checkpoints() -> list:
     """What mmengine's checkpoints hold apart from tensors: its log history, and numpy's scalars and arrays.
 
     Nothing of it runs code. These are the names that stand in such files, private ones too: numpy's were moved from
@@ -51,7 +52,7 @@ def mmengine_globals() -> Iterator[None]:
     """
     with _LOADING:
         known = torch.serialization.get_safe_globals()
-        missing = [entry for entry in _globals_in_mmengine_checkpoints() if entry not in known]
+        missing = [entry for entry in globals_in_mmengine_checkpoints() if entry not in known]
         with torch.serialization.safe_globals(missing):
             yield
 
@@ -76,10 +77,13 @@ def explained_errors(name: str | os.PathLike) -> Iterator[None]:
                 'tools/reparameterize.py for a whole model.') from error
         raise CheckpointError(f'{name!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
     # The file is not to blame for the disk, the network, the memory, or a class that is not installed.
-    except (OSError, HTTPException, MemoryError, torch.cuda.OutOfMemoryError, ImportError, CheckpointError):
+    except (HTTPException, MemoryError, torch.cuda.OutOfMemoryError, ImportError, CheckpointError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
         if 'Attempting to deserialize' in str(error):  # torch: a checkpoint of another device
+            raise
+        # EINVAL is the exception: by the wrong numbers in a damaged archive, torch seeks before its beginning.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise CheckpointError(
             f'{name!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error

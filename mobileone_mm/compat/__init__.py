@@ -23,6 +23,9 @@ def apply() -> None:
     - **mmengine**, loading of checkpoints by URL (``https://``, ``torchvision://``, ``open-mmlab://``, ``mmcls://``):
       the same, by replacing ``mmengine.runner.checkpoint.load_url``, which unpickles anything.
       (:mod:`mobileone_mm.compat.loading`)
+    - **torch**'s list of what ``torch.load`` unpickles safely: mmengine's log history, and numpy's scalars and arrays
+      are on it, so that mm's own tools read checkpoints of a training. Nothing of it runs code.
+      (:func:`mobileone_mm.checkpoint.read.globals_in_mmengine_checkpoints`)
     - **torchvision**, where it is not installed, and only while :mod:`mobileone_mm.tasks.pretraining` imports
       mmpretrain: a stand-in, which is removed again. (:mod:`mobileone_mm.compat.torchvision`)
 

@@ -7,7 +7,13 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..checkpoint.layouts import find_prefixes, get_state_dict
 from ..checkpoint.pretrained import cached_path
-from ..checkpoint.read import check_for_damage, explained_errors, load_safely, mmengine_globals
+from ..checkpoint.read import (
+    check_for_damage,
+    explained_errors,
+    globals_in_mmengine_checkpoints,
+    load_safely,
+    mmengine_globals,
+)
 from ..utils.errors import CheckpointError
 
 
@@ -28,6 +34,8 @@ def use_safe_loading() -> bool:
     """
     if mmengine_checkpoint.load_url is _load_url:
         return False
+    # For what calls torch.load itself, such as mmdet's and mmseg's publish_model.py.
+    torch.serialization.add_safe_globals(globals_in_mmengine_checkpoints())
     mmengine_checkpoint.load_url = _load_url
     if hasattr(mmengine_checkpoint, '_safe_torch_load'):
         mmengine_checkpoint._safe_torch_load = _load_file

@@ -1,4 +1,4 @@
-"""Data sets: found before anything else starts, or an error that says what to do."""
+"""Datasets: found before anything else starts, or an error that says what to do."""
 import os
 import os.path as osp
 import re
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mmengine.config import Config
 
 from ..utils.errors import MissingDataError
+from .classes import config_classes
 
 _HOW_TO = {
     'COCO_ROOT': 'Get COCO 2017 (train2017, val2017, annotations) from https://cocodataset.org, and set COCO_ROOT to '
@@ -59,10 +60,13 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         splits: Which dataloaders: ``train``, ``val``, ``test``.
 
     Raises:
+        DataError: The classes of a dataset are a text that is no file.
         MissingDataError: Naming what was looked for, where, and the remedies.
     """
     loaders = filter(None, (cfg.get(f'{split}_dataloader') for split in splits))
     sources = [dataset for loader in loaders for dataset in datasets(loader['dataset'])]
+    for dataset in sources:
+        config_classes(dataset)
     wanted = [path for dataset in sources for path in _paths(dataset)]
     for split in splits:
         evaluators = cfg.get(f'{split}_evaluator') or []

@@ -1,5 +1,6 @@
 """A small dataset that is drawn, not downloaded: coloured shapes for detection, segmentation and classification."""
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,10 +131,11 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
         out/single/{train,val}/0000.jpg
         out/single/meta/{train,val}.txt
 
-    It is drawn beside ``out`` and moved there when it is complete, so that an interruption leaves nothing half.
+    It is drawn beside ``out``, or in a hidden folder of it where it exists, and moved there when it is complete, so
+    that an interruption leaves nothing half.
 
     Args:
-        out: Folder to write; must not exist yet, or be empty.
+        out: Folder to write, or a link to it; must not exist yet, or be empty.
         num_train: Number of training images, of each kind.
         num_val: Number of validation images, of each kind, never the training ones of another seed.
         size: Height and width in pixels.
@@ -143,25 +145,37 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
         ArgumentError: A count or the size is too small.
         DiskError: ``out`` holds something already, or cannot be written.
     """
-    out = Path(out)
     if min(num_train, num_val) < 1 or size < 32:
         raise ArgumentError(f'Need at least one image per split and a size of 32, got num_train={num_train}, '
                             f'num_val={num_val}, size={size}.')
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DiskError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
     with disk_errors(out):
-        work = out.with_name(f'.{out.name}.part')
+        out = Path(os.path.realpath(out))  # a link stays, and what it points to is written
+        if out.is_symlink():
+            raise DiskError(f'{out} is a link to itself. Name another folder.')
+        inside = out.exists()  # an empty folder stays too: it may be a mount, or the shell's own
+        work = out / '.shapes.part' if inside else out.with_name(f'.{out.name}.part')
+        if inside and (not out.is_dir() or any(path != work for path in out.iterdir())):
+            raise DiskError(f'{out} exists and is not an empty folder. Remove it, or name another one.')
         shutil.rmtree(work, ignore_errors=True)
-        for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation', 'single/train',
-                       'single/val', 'single/meta'):
-            (work / folder).mkdir(parents=True)
-        _draw_split(work, 'train', num_train, size, (seed, 0))
-        _draw_split(work, 'val', num_val, size, (seed, 1))
-        _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
-        _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
-        if out.exists():
-            out.rmdir()
-        work.rename(out)
+        try:
+            _draw(work, num_train, num_val, size, seed)
+            if inside:
+                for path in work.iterdir():
+                    path.rename(out / path.name)
+            else:
+                work.rename(out)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _draw(work: Path, num_train: int, num_val: int, size: int, seed: int) -> None:
+    for folder in ('annotations', 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation', 'single/train',
+                   'single/val', 'single/meta'):
+        (work / folder).mkdir(parents=True)
+    _draw_split(work, 'train', num_train, size, (seed, 0))
+    _draw_split(work, 'val', num_val, size, (seed, 1))
+    _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
+    _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
 
 
 def _draw_split(out: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:

@@ -1,1 +1,1 @@
-"""What works inside mm's Runner: hooks, configs, trained models."""
+"""Parts for mm's Runner: hooks, configs, trained models."""

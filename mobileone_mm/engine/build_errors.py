@@ -26,7 +26,8 @@ def explained_build_errors(cfg: Config) -> Iterator[None]:
     """Say which entry of a config has a ``type`` that does not exist, an argument too many or too few.
 
     Translated is only what mmengine's own call of the class raises, and what the constructors of its base classes raise
-    that get the argument handed on; a TypeError from inside of anybody's code stays as it is.
+    that get the argument handed on; a TypeError from inside of anybody's code stays as it is. A class that takes any
+    argument and drops it, as mmseg's IoUMetric, raises nothing.
 
     Raises:
         ConfigError: Naming the entry, what is allowed, and the nearest names.
@@ -75,7 +76,7 @@ def _is_builder(frame: FrameType) -> bool:
 
 
 def _is_its_constructor(target, function: str, below: list[FrameType]) -> bool:
-    """Whether the call that failed is that of ``target``, or of a base class by its constructors one after the other."""
+    """Whether the call that failed is that of ``target``, or of its base classes one after the other."""
     if not inspect.isclass(target):
         return not below
     bases = {each.__name__ for each in target.__mro__}
@@ -97,8 +98,9 @@ def _unexpected(cfg: Config, target, argument: str, builder: str, local: dict) -
 
 def _arguments(target) -> list[str]:
     """Names of arguments, also of the base classes that get them handed on by ``**kwargs``."""
-    names = []
-    owners = [each.__init__ for each in target.__mro__ if '__init__' in vars(each)] if inspect.isclass(target) else [target]
+    names, owners = [], [target]
+    if inspect.isclass(target):
+        owners = [each.__init__ for each in target.__mro__ if '__init__' in vars(each)]
     for owner in owners:
         parameters = inspect.signature(owner).parameters.values()
         names += [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
@@ -120,8 +122,8 @@ def _unknown_type(cfg: Config, name: str, registry) -> str | None:
                                             else [])]
     near = get_close_matches(_bare(name), known)
     guess = f' Did you mean {", ".join(near)}?' if near else ''
-    return f'{path}.type: {registry.scope} has no {registry.name} {name!r}.{guess} A class of your own is registered by ' \
-           "the module that custom_imports=dict(imports=['MODULE']) names."
+    return f'{path}.type: {registry.scope} has no {registry.name} {name!r}.{guess} A class of your own is registered ' \
+           "by the module that custom_imports=dict(imports=['MODULE']) names."
 
 
 def _find(cfg: Config, target, builder: str, local: dict, fits) -> str | None:

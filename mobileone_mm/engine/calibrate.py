@@ -1,4 +1,4 @@
-"""Norms with the statistics of data."""
+"""Calibration: norms get the statistics of data."""
 from collections.abc import Callable, Iterable
 
 import torch
@@ -12,16 +12,18 @@ from ..utils.errors import ArgumentError
 
 @torch.no_grad()
 def calibrate_norms(model: nn.Module, batches: Iterable, forward: Callable | None = None) -> nn.Module:
-    """Give the norms of all MobileOne blocks the statistics of data, without changing the output in ``eval()``.
+    """Give the norms of all MobileOne blocks the statistics of data; ``eval()`` stays as it is.
 
-    A norm with statistics m, v, weight g and bias b gets those of the data, M and V, and with them
-    g' = g sqrt((V + eps) / (v + eps)) and b' = b + g (M - m) / sqrt(v + eps): the same function. In ``train()``, on
-    such data, it then answers as in ``eval()``.
+    A norm with statistics m, v, weight g and bias b gets the statistics M, V of the data, and
+    g' = g sqrt((V + eps) / (v + eps)) and b' = b + g (M - m) / sqrt(v + eps): the same function. On
+    such data, its output in ``train()`` is then that in ``eval()``.
 
     Args:
-        model: Any model with MobileOne blocks in the train form; changed in place. Its mode is kept.
-        batches: What ``forward`` takes, e.g. normalized images (N, 3, H, W) for a backbone. A few hundred images
-            are enough. On several devices, each gives its own, and the statistics are those of all.
+        model: Any model with MobileOne blocks in the train form; changed in place. Its mode is
+            kept.
+        batches: Arguments of ``forward``, e.g. normalized images (N, 3, H, W) for a backbone. A few
+            hundred images are enough. With several devices, each passes different batches, and the
+            statistics are those of all.
         forward: How to run the model on a batch; default: ``model(batch)``.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Config files, and what they say of their data."""
+"""Config files, and what they say about their dataset."""
 import os
 import traceback
 from pathlib import Path
@@ -7,10 +7,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..datasets.check import ROOT_VARIABLES, datasets
+from ..datasets.classes import read_classes
 from ..utils.errors import ConfigError, MissingFileError, MissingPackageError
 from .overrides import override
 
-# Modules that configs dumped by earlier runs import, and what they are called now.
+# Modules that configs dumped by earlier runs import, and their present names.
 _MOVED = {
     'mobileone_mm.ssd': 'mobileone_mm.tasks.detection',
     'mobileone_mm.deeplabv3': 'mobileone_mm.tasks.segmentation',
@@ -24,8 +25,9 @@ def config_from_file(path: str | Path) -> Config:
 
     Raises:
         MissingFileError: There is no such config.
-        ConfigError: It is of no kind that mmengine reads, or imports a module of ours by a former name.
-        MissingPackageError: It imports what needs a package that is not installed.
+        ConfigError: mmengine does not read files of this kind, or it imports a module of ours by a
+            former name.
+        MissingPackageError: It imports a module whose package is not installed.
     """
     if not os.path.isfile(path):
         raise MissingFileError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
@@ -33,7 +35,7 @@ def config_from_file(path: str | Path) -> Config:
         raise ConfigError(f'Config {str(path)!r} is neither a .py, .json nor .yaml file.')
     for name in ROOT_VARIABLES:
         if os.environ.get(name) == '':
-            del os.environ[name]  # mmengine takes an empty variable for a missing one, and its default away
+            del os.environ[name]  # mmengine would use the empty value instead of the default
     try:
         return Config.fromfile(path)
     except FileNotFoundError as error:
@@ -48,7 +50,7 @@ def config_from_file(path: str | Path) -> Config:
 
 
 def _explain_import(path: str | Path, error: ImportError) -> None:
-    """Raise an error that names the remedy, where there is one, for an import that failed in a config."""
+    """For an import that failed in a config, raise an error with the remedy, if there is one."""
     cause = error
     while cause is not None:  # mmengine itself only says which of custom_imports failed
         if isinstance(cause, MissingPackageError):
@@ -78,14 +80,14 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """``classes``, ``palette`` and the like of the dataset that a config tests on, whether it is there or not."""
+    """``classes``, ``palette`` and so on of a config's test dataset; its files need not exist."""
     dataset = next(datasets(cfg.test_dataloader.dataset))
     with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
         return dict(registry.get(dataset.type).METAINFO) | dict(dataset.get('metainfo') or {})
 
 
 def class_names(cfg: Config, checkpoint: dict | None = None) -> list[str]:
-    """Names of a model's classes: of its checkpoint, else of the dataset that its config tests on."""
+    """Names of a model's classes: from its checkpoint, else from its config's test dataset."""
     saved = ((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}
     saved = {key.lower(): value for key, value in saved.items()}
-    return list(saved.get('classes') or dataset_meta(cfg)['classes'])
+    return read_classes(saved.get('classes') or dataset_meta(cfg)['classes'])

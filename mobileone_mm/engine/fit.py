@@ -1,4 +1,4 @@
-"""The check that weights of a whole model fit it: of each MobileOne inside, and of the neck and the head."""
+"""The check that weights fit a whole model: each MobileOne in it, and its neck and head."""
 import logging
 from collections.abc import Sequence
 
@@ -18,15 +18,17 @@ def fit_model(state_dict: dict[str, Tensor], model: nn.Module, switches: bool,
     Args:
         state_dict: Weights of the model. Each MobileOne may have another layout, and its own form.
         model: Any model.
-        switches: Whether a MobileOne in the train form, for which there are fused weights, goes to the deploy form, in
-            place; else it is an error.
-        ignore: Beginnings of the keys that may be left out; they are logged, and keep the values that the model has.
+        switches: Whether a MobileOne in the train form goes to the deploy form, in place, if its
+            weights are fused; else that is an error.
+        ignore: Beginnings of the keys that may be left out; they are logged, and keep the model's
+            values.
 
     Returns:
-        What the model is to load, which then is not checked again.
+        The state dict that the model is to load; loading it does not check it again.
 
     Raises:
-        CheckpointError: Keys are missing, unexpected or of another shape, or not finite; the message lists them.
+        CheckpointError: Keys are missing, unexpected or of another shape, or not finite; the
+            message lists them.
     """
     backbones = {f'{name}.' if name else '': module for name, module in model.named_modules()
                  if isinstance(module, MobileOne)}
@@ -65,13 +67,15 @@ def check_keys(got: dict[str, Tensor], expected: dict[str, Tensor], name: str) -
     """Check that weights have the keys and shapes that a model, or a part of one, expects.
 
     Raises:
-        CheckpointError: They do not; the message lists the first of each kind, and how to leave them out.
+        CheckpointError: They do not; the message lists the first of each kind, and how to leave
+            them out.
     """
-    problems = differences(*({key: tuple(value.shape) for key, value in weights.items()} for weights in (got, expected)))
+    problems = differences(*({key: tuple(value.shape) for key, value in weights.items()}
+                             for weights in (got, expected)))
     if problems:
-        # Of keys such as bbox_head.cls_convs.0.1.weight, the first two names each.
+        # The first two names of each key, such as bbox_head.cls_convs.
         beginnings = {'.'.join(key.split(' ')[0].split('.')[:2]) for keys in problems.values() for key in keys}
         raise CheckpointError(
-            f'The checkpoint does not fit this {name}; {describe(problems, 6)}. Load one of the same config, or, to train '
-            'on the rest and leave these at their initial values, name their beginnings: --cfg-options '
+            f'The checkpoint does not fit this {name}; {describe(problems, 6)}. Load one of the same config, or, to '
+            'train on the rest and leave these at their initial values, name their beginnings: --cfg-options '
             f'default_hooks.checkpoint_fit.ignore="[{",".join(sorted(beginnings))}]"')

@@ -8,15 +8,18 @@ from mmengine.runner import Runner
 from ..utils.errors import ConfigError, print_warning
 
 # What mmengine, the mm libraries and this package read of a config besides Runner's arguments.
-_OTHER_KEYS = {'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
-               'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline'}
+_OTHER_KEYS = {
+    'activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters',
+    'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
+}
 
 
 def override(cfg: Config, options: dict | None) -> None:
     """Set options in a config, and warn of those that look misspelt.
 
-    mmengine makes a new entry of whatever a config does not have. A new setting of something that is there is not told of:
-    the class that gets it knows its arguments, and refuses others.
+    mmengine makes a new entry of whatever a config does not have. A new setting of an entry that is there passes
+    without a warning: the class that gets it refuses what it does not take, unless it takes anything, as mmseg's
+    IoUMetric does.
 
     Args:
         cfg: Config, changed in place.
@@ -44,21 +47,22 @@ def _find_new(cfg: Config, key: str, value) -> str | None:
                                   f'{parent}.0 to {parent}.{len(node) - 1}, got {part!r}.' if node else
                                   f'--cfg-options {key}: {parent} is an empty list.')
             if is_last and not isinstance(value, dict):
-                raise ConfigError(f'--cfg-options {key}: single entries of a list can only be set where they are dicts. '
-                                  f'Give the whole list: {parent}="[...]"')
+                raise ConfigError(f'--cfg-options {key}: single entries of a list can only be set where they are '
+                                  f'dicts. Give the whole list: {parent}="[...]"')
             node = node[int(part)]
         elif not isinstance(node, (dict, Config)):
-            raise ConfigError(f'--cfg-options {key}: {parent} is {node!r}, which has no settings. Set {parent} as a whole.')
+            raise ConfigError(f'--cfg-options {key}: {parent} is {node!r}, which has no settings. Set {parent} '
+                              'as a whole.')
         elif part in node:
             node = node[part]
         elif part in _known_keys() if i == 0 else is_last:
             return None
         else:
-            near = get_close_matches(part, [str(name) for name in node] + ([*_known_keys()] if i == 0 else []))
-            name = f'{parent}.{part}' if parent else part
-            guess = f' Did you mean {", ".join(f"{parent}.{each}" if parent else each for each in near)}?' if near else ''
-            return f'--cfg-options {key}: {parent or "the config"} has no {part!r} so far, so {name} is new. Perhaps ' \
-                   f'nothing reads it.{guess}'
+            prefix = f'{parent}.' if parent else ''
+            near = get_close_matches(part, {str(name) for name in node} | (_known_keys() if i == 0 else set()))
+            guess = f' Did you mean {", ".join(prefix + each for each in near)}?' if near else ''
+            return f'--cfg-options {key}: {parent or "the config"} has no {part!r} so far, so {prefix}{part} is new. ' \
+                   f'Perhaps nothing reads it.{guess}'
     return None
 
 

@@ -1,4 +1,4 @@
-"""A trained model as its config and its checkpoint have it."""
+"""A trained model, built from its config and its checkpoint."""
 from pathlib import Path
 
 from mmengine.config import Config
@@ -12,14 +12,15 @@ from .fit import fit_model
 
 
 def load_trained(cfg: Config, source: str | Path, trust: bool = False) -> tuple[nn.Module, dict]:
-    """Build a config's model and load a checkpoint that has to fit whole; of the train or of the deploy form.
+    """Build a config's model and load a checkpoint, of train or deploy form, that must fit entirely.
 
-    Of a run with EMAHook it is the averaged model, the one that was validated (see ``get_state_dict``).
+    If the run had EMAHook, this is the averaged model, which was validated (see
+    ``get_state_dict``).
 
     Args:
-        cfg: Config that it was trained with. Each MobileOne for which the checkpoint has fused weights goes to the
-            deploy form.
-        source: Its checkpoint.
+        cfg: Config of the training. Each MobileOne for which the checkpoint has fused weights goes
+            to the deploy form.
+        source: The checkpoint.
         trust: As for ``read_checkpoint``.
 
     Returns:

@@ -13,8 +13,8 @@ with importable_torchvision():
         from mmpretrain.utils import register_all_modules
     except ImportError as error:
         raise MissingPackageError(
-            f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or, with upstream mmengine and '
-            'mmcv: pip install mmpretrain.') from error
+            f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or, with upstream mmengine '
+            'and mmcv: pip install mmpretrain.') from error
     register_all_modules(init_default_scope=False)
 
 

@@ -1,10 +1,15 @@
-"""Needs mmseg. The DeepLabV3 head, with a clear error for a batch of one."""
+"""Needs mmseg. The DeepLabV3 head, with a clear error for a batch of one; test-time augmentation."""
+import torch
 from mmengine.dist import get_world_size
+from mmengine.structures import PixelData
+from mmseg.models import SegTTAModel as MMSegTTAModel
 from mmseg.models.decode_heads import ASPPHead
 from mmseg.registry import MODELS
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..utils.errors import DataError
+from ..utils.norms import BatchNorm
 
 
 @MODELS.register_module()
@@ -22,10 +27,29 @@ class DeepLabV3Head(ASPPHead):
         """Features -> logits, (N, num_classes, H, W) of the feature map chosen by ``in_index``."""
         if self.training and self._transform_inputs(inputs).shape[0] == 1:
             for norm in self.image_pool.modules():
-                if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and \
+                if isinstance(norm, BatchNorm) and norm.training and \
                         not (isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1):
                     raise DataError(
                         'Got a batch of one image: the batch norm of the image-pooling branch needs at least two '
                         'values per channel. Set train_dataloader.batch_size to 2 or more, with drop_last=True, or '
                         "train on several GPUs with sync_bn='torch'.")
         return super().forward(inputs)
+
+
+class SegTTAModel(MMSegTTAModel):
+    """mmseg's ``SegTTAModel``, which is right for models of one output channel too.
+
+    For those, mmseg keeps probabilities as ``seg_logits``, and its ``SegTTAModel`` takes the sigmoid of them again: all
+    are above 0.5 then, and with mmseg's threshold of 0.3 every pixel is foreground.
+    """
+
+    def merge_preds(self, data_samples_list: list[list[SegDataSample]]) -> list[SegDataSample]:
+        """Views of each image -> one sample for each image, of their mean probability."""
+        if self.module.out_channels > 1:
+            return super().merge_preds(data_samples_list)
+        merged = [views[0] for views in data_samples_list]
+        for sample, views in zip(merged, data_samples_list, strict=True):
+            mean = torch.stack([view.seg_logits.data for view in views]).mean(0)
+            sample.seg_logits = PixelData(data=mean)
+            sample.pred_sem_seg = PixelData(data=(mean > self.module.decode_head.threshold).to(mean))
+        return merged

@@ -1,4 +1,4 @@
-"""What goes wrong with data, disks and weights: each has its message, and no checkpoint is lost."""
+"""Faults of data, disks and weights: each has a message, and no checkpoint is lost."""
 import json
 import os
 import re
@@ -23,7 +23,7 @@ from tests.support.runs import python, scalars
 DETECTOR, SEGMENTOR = detection.SHAPES, segmentation.SHAPES
 
 
-# --- weights and pictures, in the model
+# --- weights and images, in the model
 
 def test_nan_in_the_weights_when_they_are_folded():
     model = MobileOne('s0')
@@ -53,7 +53,7 @@ def test_input_smaller_than_the_stride(size):
 # --- data
 
 def damaged(shapes_root, tmp_path, annotations=None, split='train'):
-    """A copy of the shapes whose COCO file went through a function."""
+    """A copy of the shapes whose COCO file a function has changed."""
     root = tmp_path / 'shapes'
     shutil.copytree(shapes_root, root)
     path = root / 'annotations' / f'instances_{split}.json'
@@ -83,7 +83,7 @@ def test_num_classes_that_disagree_with_the_data(config, key, got, shapes_root, 
 
 
 def test_heads_whose_classes_are_compared():
-    """Heads in lists and in semi-supervised detectors, but no RPN; only beside a MobileOne."""
+    """Heads in lists and in semi-supervised detectors, but no RPN; only in models with a MobileOne."""
     from types import SimpleNamespace
 
     from mobileone_mm import NumClassesFitHook
@@ -106,9 +106,11 @@ def test_heads_whose_classes_are_compared():
     check(backbone=backbone, bbox_head=RPNHead(), neck=Head())
     check(bbox_head=Head())
     check(backbone=backbone, auxiliary_head=nn.ModuleList([Head()]))  # as STDC's, of boundaries
-    for name, children in (('roi_head.bbox_head.0', dict(roi_head=nn.ModuleDict(dict(bbox_head=nn.ModuleList([Head()]))))), (
-            'student.bbox_head', dict(student=nn.ModuleDict(dict(bbox_head=Head()))))):
-        with pytest.raises(DataError, match=rf'model\.{name}\.num_classes is 80, but the val data has 2 classes: dog, cat'):
+    for name, children in (
+            ('roi_head.bbox_head.0', dict(roi_head=nn.ModuleDict(dict(bbox_head=nn.ModuleList([Head()]))))),
+            ('student.bbox_head', dict(student=nn.ModuleDict(dict(bbox_head=Head()))))):
+        message = rf'model\.{name}\.num_classes is 80, but the val data has 2 classes: dog, cat'
+        with pytest.raises(DataError, match=message):
             check(backbone=backbone, **children)
     metainfo['thing_classes'] = ('cat', )  # panoptic: the boxes' classes are some of the pixels'
     check(backbone=backbone, bbox_head=Head())
@@ -117,8 +119,9 @@ def test_heads_whose_classes_are_compared():
 @pytest.mark.slow
 @pytest.mark.parametrize('content, message', [
     ('', r'instances_train.json \(empty\)'),
-    ('{"images": [', r"An ann_file is no JSON, or is cut short: .* It ends '\{\"images\": \['"),
-    ('{}', "An ann_file is not in the format of COCO: it has no 'categories'")], ids=['no bytes', 'cut short', 'no COCO'])
+    ('{"images": [', r"instances_train.json is no JSON, or is cut short: .* It ends '\{\"images\": \['"),
+    ('{}', "instances_train.json is not in the format of COCO: it has no 'images'")],
+    ids=['no bytes', 'cut short', 'no COCO'])
 def test_an_annotation_file_that_is_none(content, message, shapes_root, tmp_path):
     root = damaged(shapes_root, tmp_path)
     (root / 'annotations' / 'instances_train.json').write_text(content)
@@ -127,20 +130,22 @@ def test_an_annotation_file_that_is_none(content, message, shapes_root, tmp_path
 
 @pytest.mark.slow
 def test_checks_can_be_switched_off(shapes_root, tmp_path):
-    off = {'default_hooks.num_classes_fit': None, 'default_hooks.checkpoint_fit': None}
+    names = {'num_classes_fit': 'NumClassesFitHook', 'checkpoint_fit': 'CheckpointFitHook', 'coco_fit': 'CocoFitHook',
+             'class_names_fit': 'ClassNamesFitHook', 'masks_fit': 'MasksFitHook'}
+    off = {f'default_hooks.{key}': None for key in names}
     for options, expected in (({}, True), (off, False)):
         result = train(shapes_root, tmp_path, check=True, **options)
-        for name in ('NumClassesFitHook', 'CheckpointFitHook'):  # in the log's list of hooks
+        for name in names.values():  # in the log's list of hooks
             assert (f') {name}' in result.stdout) == expected
 
 
-NO_PICTURES = r"No images are left .* Check ann_file, filter_cfg, and that metainfo\['classes'\] are the names in"
+NO_IMAGES = r"No images are left .* Check ann_file, filter_cfg, and that metainfo\['classes'\] are the names in"
 
 
 @pytest.mark.parametrize('split', ['train', pytest.param('val', marks=pytest.mark.slow)])
-def test_annotations_without_pictures(split, shapes_root, tmp_path):
+def test_annotations_without_images(split, shapes_root, tmp_path):
     root = damaged(shapes_root, tmp_path, lambda coco: coco.update(images=[], annotations=[]), split)
-    assert_one_line(train(root, tmp_path), NO_PICTURES)
+    assert_one_line(train(root, tmp_path), NO_IMAGES)
 
 
 @pytest.mark.slow
@@ -150,32 +155,34 @@ def test_annotations_of_other_classes(shapes_root, tmp_path):
             category['name'] += 's'
 
     assert_one_line(train(damaged(shapes_root, tmp_path, rename), tmp_path, **{
-        'train_dataloader.dataset.filter_cfg.filter_empty_gt': True}), NO_PICTURES)
+        'train_dataloader.dataset.filter_cfg.filter_empty_gt': True}),
+        r"5 of the 5 classes of CocoDataset are not in .*train.json: 'circle' \(nearest: 'circles'\)")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('task, damage, message', [
-    (DETECTOR, 'missing', 'FileNotFoundError: .*train_0003'), (SEGMENTOR, 'corrupt', 'failed to load image: .*train_0003')])
-def test_a_picture_missing_or_corrupt_in_the_second_epoch(task, damage, message, shapes_root, tmp_path):
-    """The run ends with the file's name, and what was saved before it stays whole."""
+    (DETECTOR, 'missing', 'FileNotFoundError: .*train_0003'),
+    (SEGMENTOR, 'corrupt', 'failed to load image: .*train_0003')])
+def test_an_image_missing_or_corrupt_in_the_second_epoch(task, damage, message, shapes_root, tmp_path):
+    """The run ends with the file's name, and the last checkpoint stays whole."""
     root, work = damaged(shapes_root, tmp_path), tmp_path / 'work'
     train(root, tmp_path, task, check=True)
     before = (work / 'epoch_1.pth').read_bytes()
-    picture = next((root / 'JPEGImages').glob('train_0003.*'))
-    picture.unlink() if damage == 'missing' else picture.write_bytes(b'\xff\xd8 no jpeg')
+    image = next((root / 'JPEGImages').glob('train_0003.*'))
+    image.unlink() if damage == 'missing' else image.write_bytes(b'\xff\xd8 no jpeg')
     options = detection.options('s0', 2) if task == DETECTOR else segmentation.options(**{'train_cfg.max_epochs': 2})
     command = ['tools/train.py', task, '--work-dir', work, '--resume', *options]
     result = python(*command, check=False, SHAPES_ROOT=root)
     assert result.returncode == 1 and re.search(message, result.stderr), result.stderr[-2000:]
     assert (work / 'epoch_1.pth').read_bytes() == before and not (work / 'epoch_2.pth').exists()
-    shutil.copy(shapes_root / 'JPEGImages' / picture.name, picture)
+    shutil.copy(shapes_root / 'JPEGImages' / image.name, image)
     python(*command, SHAPES_ROOT=root)
     assert read_checkpoint(work / 'epoch_2.pth')['meta']['epoch'] == 2
 
 
 @pytest.mark.slow
 def test_boxes_of_no_size(shapes_root, tmp_path):
-    """Boxes without area or outside of the picture do not reach the loss."""
+    """Boxes without area or outside the image do not reach the loss."""
 
     def flatten(coco):
         boxes = [[10, 10, 0, 20], [10, 10, 20, 0], [500, 500, 20, 20], [-40, -40, 20, 20], [10, 10, 0, 0]]
@@ -188,10 +195,10 @@ def test_boxes_of_no_size(shapes_root, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_picture_without_boxes(shapes_root, tmp_path):
-    """Batches without any truth have a loss that is a number."""
+def test_an_image_without_boxes(shapes_root, tmp_path):
+    """Batches without any ground truth have a finite loss."""
     root = damaged(shapes_root, tmp_path, lambda coco: coco.update(annotations=[]))
-    train(root, tmp_path, check=True, **{'train_dataloader.dataset.filter_cfg': None})
+    train(root, tmp_path, check=True, **{'train_dataloader.dataset.filter_cfg': None, 'default_hooks.coco_fit': None})
     losses = [row['loss'] for row in scalars(tmp_path / 'work') if 'loss' in row]
     assert losses and all(0 <= loss < 1e3 for loss in losses)
 
@@ -203,17 +210,19 @@ def test_a_work_dir_that_cannot_be_written(shapes_root, tmp_path):
     for tool in (['train.py', DETECTOR], ['test.py', DETECTOR, __file__]):
         result = python('tools/' + tool[0], *tool[1:], '--work-dir', tmp_path / 'file' / 'work', check=False,
                         SHAPES_ROOT=shapes_root)
-        assert_one_line(result, f"Cannot write to the work dir '{tmp_path}/file/work': .* Name another one with --work-dir")
+        assert_one_line(result, f"Cannot write to the work dir '{tmp_path}/file/work': .* "
+                                'Name another one with --work-dir')
 
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up(shapes_root, tmp_path):
-    """As far as a file is concerned: it may not grow to the size of the checkpoint that is there already."""
+    """A limit on file size stands for a full disk; it is below the size of the present checkpoint."""
     train(shapes_root, tmp_path, check=True)
     checkpoint = tmp_path / 'work' / 'epoch_1.pth'
     before = checkpoint.read_bytes()
     limit = len(before) // 1024 - 100
-    command = ' '.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work', '--resume',
+    command = ' '.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work',
+                                 '--resume',
                                  *map(repr, detection.options('s0', 2))]))
     result = subprocess.run(['bash', '-c', f'ulimit -f {limit}; {command}'], cwd=ROOT, capture_output=True, text=True,
                             env=os.environ | dict(PYTHONPATH=str(ROOT), SHAPES_ROOT=str(shapes_root)), check=False)
@@ -224,13 +233,13 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c(shapes_root, tmp_path):
-    """The exit status is the shell's for an interrupt, the last checkpoint is whole and named, and goes on."""
+    """The exit status is the shell's for an interrupt; the last checkpoint is whole, named, and resumes."""
     work, options = tmp_path / 'work', detection.options('s0', 50, **{'train_dataloader.num_workers': 1})
     command = ['tools/train.py', DETECTOR, '--work-dir', work]
     process = subprocess.Popen(
         [sys.executable, *map(str, command), *options], cwd=ROOT, start_new_session=True, text=True,
         env=os.environ | dict(PYTHONPATH=str(ROOT), SHAPES_ROOT=str(shapes_root)), stderr=subprocess.PIPE,
-        # A job in the background, as CI may be, has its children ignore the signal.
+        # The children of a job in the background, as CI may be, ignore the signal.
         stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
         for _ in range(1200):
@@ -251,6 +260,7 @@ def test_ctrl_c(shapes_root, tmp_path):
 
 
 def test_all_configs_have_the_checks():
-    """Also under mm's own tools."""
+    """Also under mm's tools."""
     for path in (ROOT / 'configs').glob('[!_]*/*.py'):
-        assert {'checkpoint_fit', 'num_classes_fit'} <= Config.fromfile(path).default_hooks.keys(), path
+        checks = {'checkpoint_fit', 'class_names_fit', 'num_classes_fit', 'coco_fit', 'masks_fit'}
+        assert checks <= Config.fromfile(path).default_hooks.keys(), path

@@ -34,12 +34,12 @@ def trained(shapes_root, tmp_path_factory):
 
 
 def config_of(work):
-    """The config as that run dumped it."""
+    """The config that the run dumped."""
     return next(work.glob('*.py'))
 
 
 def test_detector_to_deploy_form(trained, shapes_root, tmp_path):
-    """tools/test.py runs on it with nothing edited, with the metrics of validation."""
+    """tools/test.py runs on it without edits, and gives the metrics of validation."""
     source, out = trained / 'epoch_1.pth', tmp_path / 'deploy.pth'
     before = source.read_bytes()
     result = python('tools/reparameterize.py', config_of(trained), source, out)
@@ -77,14 +77,15 @@ def test_segmentor_with_ema_to_deploy_form(shapes_root, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('how', ['', 'ignore'])
 def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
-    """An error that lists what does not fit, unless the user says what to leave out."""
+    """An error lists what does not fit, unless the user says what to leave out."""
     extra = ['default_hooks.checkpoint_fit.ignore=[bbox_head.cls_convs]'] if how else []
-    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options('s0', 1), 'model.bbox_head.num_classes=3',
+    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options('s0', 1),
+                    'model.bbox_head.num_classes=3',
                     'custom_hooks=[]', f'load_from={trained / "epoch_1.pth"}', *extra, check=False,
                     SHAPES_ROOT=shapes_root)
     output = result.stdout + result.stderr
     if how:
-        # Three classes on data with five go wrong later; the weights had been loaded by then.
+        # Three classes on data with five fail later, after the weights were loaded.
         assert 'Left out of the checkpoint, as asked for' in output and 'bbox_head.cls_convs.5.1.weight' in output
         assert 'does not fit' not in output
     else:
@@ -97,16 +98,18 @@ def test_another_number_of_classes(how, trained, shapes_root, tmp_path):
 @pytest.mark.slow
 def test_weights_of_a_backbone_are_no_detector(trained, shapes_root, tmp_path):
     torch.save(MobileOne('s0').state_dict(), tmp_path / 'backbone.pth')
-    result = python('tools/test.py', config_of(trained), tmp_path / 'backbone.pth', check=False, SHAPES_ROOT=shapes_root)
+    result = python('tools/test.py', config_of(trained), tmp_path / 'backbone.pth', check=False,
+                    SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
-    assert "Got weights of a backbone alone, expected those of a whole model with keys below 'backbone.'" in result.stderr
+    message = "Got weights of a backbone alone, expected those of a whole model with keys below 'backbone.'"
+    assert message in result.stderr
     result = python('tools/reparameterize.py', config_of(trained), tmp_path / 'backbone.pth', tmp_path / 'out.pth',
                     check=False)
-    assert result.returncode == 1 and 'holds a backbone alone' in result.stderr
+    assert result.returncode == 1 and 'Got weights of a backbone alone' in result.stderr
 
 
 class Hooked(BaseModel):
-    """The least of a model of which the backbone is a part."""
+    """A minimal model that contains a backbone."""
 
     def __init__(self, arch='s0'):
         super().__init__()
@@ -122,7 +125,7 @@ SMALL_ARCH = ARCHS['s0'] | dict(num_blocks=(1, 1, 1, 1))
 
 
 def run(tmp_path, checkpoint, resume=False, **cfg):
-    """Load a checkpoint as train.py does, with EMAHook; the runner."""
+    """Load a checkpoint as train.py does, with EMAHook; returns the runner."""
     torch.save(checkpoint, tmp_path / 'checkpoint.pth')
     config = Config(dict(
         model=dict(type=Hooked), work_dir=str(tmp_path), load_from=str(tmp_path / 'checkpoint.pth'), resume=resume,
@@ -136,7 +139,7 @@ def run(tmp_path, checkpoint, resume=False, **cfg):
 
 
 def checkpoints():
-    """Of one set of weights, what a Runner may be given, and what is wrong with it."""
+    """Forms in which a Runner may get the same weights, and the error of each."""
     weights = Hooked('other').state_dict()
     prefixed = {f'module.{key}': value for key, value in weights.items()}
     wrong_head = weights | {'head.weight': torch.zeros(3, 4)}
@@ -155,7 +158,7 @@ def checkpoints():
 
 @pytest.mark.parametrize('name', checkpoints()[1])
 def test_a_whole_model_fits_or_is_refused(name, tmp_path):
-    """With EMAHook, whose copy is what a test would see, and with no hook of ours in the config."""
+    """With EMAHook, whose copy a test would use, and without our hooks in the config."""
     weights, cases = checkpoints()
     content, message = cases[name]
     if message:
@@ -165,7 +168,8 @@ def test_a_whole_model_fits_or_is_refused(name, tmp_path):
     runner = run(tmp_path, content)
     ema = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module
     for model in (runner.model, ema):
-        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items() if 'batches' not in key)
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items()
+                   if 'batches' not in key)
 
 
 @pytest.mark.parametrize('damage, message', [
@@ -175,7 +179,7 @@ def test_a_whole_model_fits_or_is_refused(name, tmp_path):
     (lambda s: None, None),
 ], ids=['missing', 'reshaped', 'NaN', 'whole'])
 def test_resume_checks_what_training_goes_on_with(damage, message, tmp_path):
-    """EMAHook keeps that apart, under ema_state_dict."""
+    """EMAHook stores them under another key, ema_state_dict."""
     runner = run(tmp_path, Hooked().state_dict(), train_cfg=dict(by_epoch=True, max_epochs=1))
     saved = read_checkpoint(str(tmp_path / 'epoch_1.pth'))
     damage(saved['ema_state_dict'])
@@ -296,7 +300,7 @@ def test_trust_is_said_explicitly(foreign, tmp_path):
 
 
 def test_a_full_disk_leaves_what_was_there(foreign, tmp_path):
-    """As far as a file is concerned: it may not grow."""
+    """A limit on file size stands for it."""
     out = tmp_path / 'out.pth'
     out.write_bytes(b'precious')
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

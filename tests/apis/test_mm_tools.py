@@ -1,4 +1,4 @@
-"""mmdet's and mmseg's own tools and inferencers on our configs, run by ``python -m mobileone_mm`` where needed."""
+"""mmdet's and mmseg's tools and inferencers on our configs, by ``python -m mobileone_mm`` if needed."""
 import importlib.util
 import json
 import pickle
@@ -30,7 +30,7 @@ task_ids = dict(ids=lambda config: config.split('/')[1])
 
 
 def mm(script, *arguments, **kwargs):
-    """Run a tool of mmdet's or mmseg's own."""
+    """Run a tool of mmdet or mmseg."""
     return python('-m', 'mobileone_mm', script, *arguments, **kwargs)
 
 
@@ -42,7 +42,7 @@ def build(config):
 
 @pytest.fixture(scope='module')
 def checkpoints(tmp_path_factory):
-    """A checkpoint of each task, as a run leaves it; its norms are random."""
+    """A checkpoint of each task, as a run writes it; its norms are random."""
     paths = {}
     for config in TASKS:
         paths[config] = tmp_path_factory.mktemp('checkpoints') / 'epoch_1.pth'
@@ -55,53 +55,53 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def pictures(shapes_root):
+def images(shapes_root):
     return sorted((shapes_root / 'JPEGImages').glob('val_*'))[:2]
 
 
-def answer(result):
+def tensor_of(result):
     """The tensor to compare in a prediction of either task."""
     return result.pred_instances.scores if 'pred_instances' in result else result.seg_logits.data
 
 
 def assert_like_branches(model, predict):
-    """A prediction equals the one whose backbone sums its branches."""
-    got = answer(predict(model))
+    """A prediction equals the one of a backbone that sums its branches."""
+    got = tensor_of(predict(model))
     branches = deepcopy(model)
     outputs = branches.backbone.out_indices
     branches.backbone.forward = lambda x: tuple(reference_maps(branches.backbone, x)[i] for i in outputs)
-    expected = answer(predict(branches))
+    expected = tensor_of(predict(branches))
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     assert expected.abs().max() > 0
     return got
 
 
 def sync_bn_and_back(model):
-    # mmengine puts the norms that it converts into training mode, but not those that it reverts
+    # mmengine leaves converted norms in training mode, but not reverted ones
     return revert_sync_batchnorm(convert_sync_batchnorm(deepcopy(model)).eval())
 
 
 # --- the Python interfaces
 
-def test_init_detector(checkpoints, pictures):
+def test_init_detector(checkpoints, images):
     model = init_detector(str(ROOT / DETECTOR), str(checkpoints[DETECTOR]), device='cpu')
     assert not model.training and model.dataset_meta['classes'][0] == 'class 0'
-    got = assert_like_branches(model, lambda model: inference_detector(model, str(pictures[0])))
+    got = assert_like_branches(model, lambda model: inference_detector(model, str(images[0])))
     for form in (sync_bn_and_back(model), reparameterize_model(model)):
-        torch.testing.assert_close(answer(inference_detector(form, str(pictures[0]))), got, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(tensor_of(inference_detector(form, str(images[0]))), got, rtol=1e-3, atol=1e-4)
 
 
-def test_init_model(checkpoints, pictures):
+def test_init_model(checkpoints, images):
     model = init_model(str(ROOT / SEGMENTOR), str(checkpoints[SEGMENTOR]), device='cpu')
-    got = assert_like_branches(model, lambda model: inference_model(model, str(pictures[0])))
+    got = assert_like_branches(model, lambda model: inference_model(model, str(images[0])))
     for form in (sync_bn_and_back(model), reparameterize_model(model)):
-        torch.testing.assert_close(answer(inference_model(form, str(pictures[0]))), got, rtol=1e-3,
+        torch.testing.assert_close(tensor_of(inference_model(form, str(images[0]))), got, rtol=1e-3,
                                    atol=1e-3 * got.abs().max().item())
 
 
-def test_inferencers(checkpoints, pictures, tmp_path):
-    """Pictures and predictions are written, and are those of init_detector and init_model."""
-    files = [str(picture) for picture in pictures]
+def test_inferencers(checkpoints, images, tmp_path):
+    """Images and predictions are written, and are those of init_detector and init_model."""
+    files = [str(image) for image in images]
     detector = DetInferencer(str(ROOT / DETECTOR), str(checkpoints[DETECTOR]), device='cpu', show_progress=False)
     got = detector(files, batch_size=2, out_dir=str(tmp_path / 'det'), no_save_pred=False)['predictions']
     model = init_detector(str(ROOT / DETECTOR), str(checkpoints[DETECTOR]), device='cpu')
@@ -120,7 +120,7 @@ def test_inferencers(checkpoints, pictures, tmp_path):
 
 @pytest.mark.parametrize('fuses', [False, True])
 def test_mmdets_benchmark(fuses, checkpoints, shapes_root, monkeypatch):
-    """Its order (load, fuse_conv_bn, to the device, eval) on its own class, which takes a GPU for granted."""
+    """Its order (load, fuse_conv_bn, to the device, eval) on its own class, which expects a GPU."""
     monkeypatch.setattr(BaseModel, 'cuda', lambda self, device=None: self)
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda device=None: None)
     monkeypatch.setattr('mmdet.utils.benchmark.get_max_cuda_memory', lambda: 0)
@@ -128,9 +128,11 @@ def test_mmdets_benchmark(fuses, checkpoints, shapes_root, monkeypatch):
     cfg = Config.fromfile(ROOT / DETECTOR)
     cfg.work_dir = ''
     init_default_scope('mmdet')
-    benchmark = InferenceBenchmark(cfg, str(checkpoints[DETECTOR]), False, fuses, max_iter=3, log_interval=1, num_warmup=1)
+    benchmark = InferenceBenchmark(cfg, str(checkpoints[DETECTOR]), False, fuses, max_iter=3, log_interval=1,
+                                   num_warmup=1)
     fused = [module for module in benchmark.model.backbone.modules() if isinstance(module, nn.Identity)]
-    assert fuses == (len(fused) > 80)  # a norm gone in each branch; without it, these are the gates of blocks without SE
+    # With it, a norm is gone in each branch; without it, these are the gates of blocks without SE.
+    assert fuses == (len(fused) > 80)
     assert benchmark.run()['avg_fps'] > 0
     data = next(iter(benchmark.data_loader))
     with torch.no_grad():
@@ -155,7 +157,7 @@ def test_run_without_a_script_or_with_a_wrong_one():
 
 @pytest.mark.parametrize('deploy, params', [(False, '6.157M'), pytest.param(True, '2.942M', marks=pytest.mark.slow)])
 def test_get_flops_of_mmdet(deploy, params):
-    """MACs are those of the deploy form; the parameters are whatever the module holds."""
+    """MACs are those of the deploy form; the parameters are those that the module holds."""
     output = mm('mmdet/analysis_tools/get_flops.py', 'configs/detection/ssdlite_mobileone_s0.py', '--num-images', 1,
                 '--cfg-options', 'model.backbone.init_cfg=None', f'model.backbone.deploy={deploy}',
                 COCO_ROOT=real_data('coco')).stdout
@@ -165,7 +167,8 @@ def test_get_flops_of_mmdet(deploy, params):
 @pytest.mark.slow
 @pytest.mark.parametrize('deploy, params', [(False, '14.828M'), (True, '11.613M')])
 def test_get_flops_of_mmseg(deploy, params):
-    output = mm('mmseg/analysis_tools/get_flops.py', 'configs/segmentation/deeplabv3_mobileone_s0_voc12aug.py', '--shape',
+    output = mm('mmseg/analysis_tools/get_flops.py', 'configs/segmentation/deeplabv3_mobileone_s0_voc12aug.py',
+                '--shape',
                 512, 512, '--cfg-options', 'model.backbone.init_cfg=None', f'model.backbone.deploy={deploy}').stdout
     assert 'Flops: 12.182G' in output and f'Params: {params}' in output
 
@@ -186,12 +189,12 @@ def test_browse_dataset(script, config, shapes_root, tmp_path):
     mm(script, config, '--not-show', '--output-dir', tmp_path, '--cfg-options', 'train_dataloader.dataset.indices=3',
        SHAPES_ROOT=shapes_root)
     drawn = [np.asarray(Image.open(path)) for path in tmp_path.iterdir()]
-    assert len(drawn) == 3 and all(picture.std() > 10 for picture in drawn)
+    assert len(drawn) == 3 and all(image.std() > 10 for image in drawn)
 
 
 @pytest.mark.slow
 def test_analyze_logs_and_publish_model(shapes_root, tmp_path):
-    """A run's log is read and drawn; the published model tests with the same metrics as the run's checkpoint."""
+    """A run's log is read and drawn; the published model has the metrics of the run's checkpoint."""
     work = tmp_path / 'work'
     options = detection.options('s0', 1)
     python('tools/train.py', DETECTOR, '--work-dir', work, *options, SHAPES_ROOT=shapes_root)
@@ -212,7 +215,8 @@ def test_analyze_logs_and_publish_model(shapes_root, tmp_path):
 def test_confusion_matrix_of_mmdet(checkpoints, shapes_root, tmp_path):
     options = ['--cfg-options', 'model.test_cfg.score_thr=0.001', 'test_dataloader.num_workers=0',
                'test_dataloader.persistent_workers=False']
-    python('tools/test.py', DETECTOR, checkpoints[DETECTOR], '--out', tmp_path / 'predictions.pkl', '--work-dir', tmp_path,
+    python('tools/test.py', DETECTOR, checkpoints[DETECTOR], '--out', tmp_path / 'predictions.pkl', '--work-dir',
+           tmp_path,
            *options, SHAPES_ROOT=shapes_root)
     assert len(pickle.loads((tmp_path / 'predictions.pkl').read_bytes())) == 6
     mm('mmdet/analysis_tools/confusion_matrix.py', DETECTOR, tmp_path / 'predictions.pkl', tmp_path / 'matrix',
@@ -222,19 +226,21 @@ def test_confusion_matrix_of_mmdet(checkpoints, shapes_root, tmp_path):
 
 @pytest.mark.slow
 def test_confusion_matrix_of_mmseg(tmp_path):
-    """On a data set with classes of its own, which the tool needs."""
+    """On a dataset that names its classes, which the tool needs."""
     config, root = 'configs/segmentation/deeplabv3_mobileone_s0_voc12aug.py', real_data('VOCdevkit') / 'VOC2012'
     checkpoint = tmp_path / 'random.pth'
     torch.save(dict(state_dict=segmentation.segmentor().state_dict()), checkpoint)
     options = segmentation.options(**{'test_dataloader.dataset.indices': 2})
-    python('tools/test.py', config, checkpoint, '--out', tmp_path / 'masks', '--work-dir', tmp_path, *options, VOC_ROOT=root)
-    mm('mmseg/analysis_tools/confusion_matrix.py', config, tmp_path / 'masks', tmp_path / 'matrix', *options, VOC_ROOT=root)
+    python('tools/test.py', config, checkpoint, '--out', tmp_path / 'masks', '--work-dir', tmp_path, *options,
+           VOC_ROOT=root)
+    mm('mmseg/analysis_tools/confusion_matrix.py', config, tmp_path / 'masks', tmp_path / 'matrix', *options,
+       VOC_ROOT=root)
     assert np.asarray(Image.open(tmp_path / 'matrix' / 'confusion_matrix.png')).std() > 10
 
 
 @pytest.mark.slow
 def test_mmsegs_benchmark(checkpoints, tmp_path):
-    """Its own script stops after 200 pictures, and needs as many."""
+    """Its own script stops after 200 images, and needs as many."""
     python('tools/make_shapes.py', tmp_path / 'shapes', '--num-train', 1, '--num-val', 201, '--size', 64)
     mm('mmseg/analysis_tools/benchmark.py', SEGMENTOR, checkpoints[SEGMENTOR], '--work-dir', tmp_path / 'fps',
        SHAPES_ROOT=tmp_path / 'shapes')
@@ -243,8 +249,8 @@ def test_mmsegs_benchmark(checkpoints, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec('pytorch_grad_cam') is None, reason='needs grad-cam')
-def test_grad_cam_of_mmseg(checkpoints, pictures, tmp_path):
-    mm('mmseg/analysis_tools/visualization_cam.py', pictures[0], SEGMENTOR, checkpoints[SEGMENTOR], '--out-file',
+def test_grad_cam_of_mmseg(checkpoints, images, tmp_path):
+    mm('mmseg/analysis_tools/visualization_cam.py', images[0], SEGMENTOR, checkpoints[SEGMENTOR], '--out-file',
        tmp_path / 'prediction.png', '--cam-file', tmp_path / 'cam.png', '--target-layers', 'backbone.stage4',
        '--category-index', 0, '--device', 'cpu')
     assert np.asarray(Image.open(tmp_path / 'cam.png')).std() > 10

@@ -1,4 +1,4 @@
-"""The tools as users run them: train, validate, resume, test, on drawn and on real pictures."""
+"""The tools as users run them: train, validate, resume, test, on drawn and on real images."""
 import importlib.util
 import os
 import re
@@ -25,7 +25,7 @@ def state(checkpoint):
 
 
 def test_shapes_end_to_end(shapes_root, tmp_path):
-    """S2 on drawn shapes: train, validate, resume, test; test repeats what validation printed."""
+    """S2 on drawn shapes: train, validate, resume, test; test repeats the metrics of validation."""
     work = tmp_path / 'work'
     python('tools/train.py', SHAPES, '--work-dir', work, *options(), SHAPES_ROOT=shapes_root)
     assert {p.name for p in work.glob('*.pth')} >= {'epoch_1.pth', 'epoch_2.pth'}
@@ -37,10 +37,10 @@ def test_shapes_end_to_end(shapes_root, tmp_path):
     assert not (work / 'epoch_4.pth').exists()
     for epoch, expected in ((2, first), (3, metrics(work))):
         out = tmp_path / f'test{epoch}'
-        python('tools/test.py', SHAPES, work / f'epoch_{epoch}.pth', '--work-dir', out, '--show-dir', 'pictures',
+        python('tools/test.py', SHAPES, work / f'epoch_{epoch}.pth', '--work-dir', out, '--show-dir', 'images',
                '--out', tmp_path / 'predictions.pkl', *options(), SHAPES_ROOT=shapes_root)
         assert metrics(out) == expected
-        assert len(list(out.glob('*/pictures/*.jpg'))) == 6
+        assert len(list(out.glob('*/images/*.jpg'))) == 6
     assert (tmp_path / 'predictions.pkl').stat().st_size > 0
     assert 'bbox_mAP' in python('tools/test.py', SHAPES, work / 'epoch_3.pth', '--work-dir', tmp_path / 'tta', '--tta',
                                 *options(), SHAPES_ROOT=shapes_root).stdout
@@ -76,7 +76,7 @@ def test_validation_does_not_change_training(shapes_root, tmp_path):
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch(shapes_root, tmp_path):
-    """kill -9, then --resume: iteration, LR and optimizer go on where the last checkpoint was."""
+    """kill -9, then --resume: iteration, LR and optimizer continue from the last checkpoint."""
     work, command = tmp_path / 'work', [sys.executable, 'tools/train.py', SHAPES, '--work-dir', tmp_path / 'work']
     environment = os.environ | {'PYTHONPATH': str(ROOT), 'SHAPES_ROOT': str(shapes_root)}
     process = subprocess.Popen([str(c) for c in command + options(epochs=4)], cwd=ROOT, env=environment,
@@ -140,7 +140,7 @@ def test_two_processes(shapes_root, tmp_path):
                              SHAPES_ROOT=shapes_root)
     output = result.stdout + result.stderr
     assert len(re.findall(r'Saving checkpoint at 1 epochs', output)) == 1
-    assert [row['step'] for row in scalars(work) if 'loss' in row] == [1, 2]  # 16 pictures, 4 on each of 2
+    assert [row['step'] for row in scalars(work) if 'loss' in row] == [1, 2]  # 16 images, 4 on each of 2
     run_distributed('tools/dist_test.sh', SHAPES, work / 'epoch_1.pth', '--work-dir', tmp_path / 'test', *options(),
                     SHAPES_ROOT=shapes_root)
     assert metrics(tmp_path / 'test') == metrics(work)
@@ -164,12 +164,14 @@ ERRORS = [
     (['tools/train.py', SHAPES, '--resume', 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
     (['tools/test.py', SHAPES, 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
     (['tools/train.py', SHAPES, '--amp'], '--amp needs an accelerator'),
-    (['tools/train.py', SHAPES, '--amp', '--cfg-options', 'optim_wrapper.type=Other'], "--amp needs optim_wrapper.type"),
+    (['tools/train.py', SHAPES, '--amp', '--cfg-options', 'optim_wrapper.type=Other'],
+     "--amp needs optim_wrapper.type"),
     (['tools/train.py', SHAPES, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}'], '--auto-scale-lr needs'),
     (['tools/test.py', SHAPES, SHAPES, '--show-dir', 'x', '--cfg-options', 'default_hooks.visualization=None'],
      '--show and --show-dir need default_hooks.visualization'),
     (['tools/train.py', SHAPES, '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
-      'model.backbone.init_cfg.checkpoint=nothing.pth'], "Checkpoint 'nothing.pth' does not exist. Check the path. Either"),
+      'model.backbone.init_cfg.checkpoint=nothing.pth'],
+     "Checkpoint 'nothing.pth' does not exist. Check the path. Either"),
     (['tools/test.py', SHAPES, SHAPES], 'is not a PyTorch checkpoint, or is damaged'),
     (['tools/test.py', SHAPES, SHAPES, '--out', 'x.json'], "--out is a .pkl or .pickle file for a detector"),
 ]

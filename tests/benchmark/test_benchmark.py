@@ -1,4 +1,4 @@
-"""The benchmark: what it counts, that it measures equal functions, what it writes; no timing is asserted."""
+"""The benchmark: counts, equal functions of all forms, written files; no timing is asserted."""
 import csv
 import json
 from itertools import pairwise
@@ -10,7 +10,16 @@ from torch import nn
 from mobileone_mm import MobileOne
 from mobileone_mm.benchmark import bottlenecks, contenders
 from mobileone_mm.benchmark.contenders import Contender, make_forms
-from mobileone_mm.benchmark.measure import Entry, benchmark, correlate, count, make_entries, measure, spearman, summarize
+from mobileone_mm.benchmark.measure import (
+    Entry,
+    benchmark,
+    correlate,
+    count,
+    make_entries,
+    measure,
+    spearman,
+    summarize,
+)
 from mobileone_mm.benchmark.report import print_report
 from tests.support import detection, segmentation
 from tests.support.archs import PARAMETERS
@@ -71,7 +80,8 @@ def test_runtimes_give_torchs_outputs(runtime):
         torch.testing.assert_close(torch.from_numpy(out), theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
 
 
-@pytest.mark.parametrize('package, build', [('timm', contenders._from_timm), ('mmpretrain', contenders._from_mmpretrain)])
+@pytest.mark.parametrize('package, build', [('timm', contenders._from_timm),
+                                            ('mmpretrain', contenders._from_mmpretrain)])
 def test_peers_forms_are_one_function(package, build):
     pytest.importorskip('mobileone_mm.tasks.pretraining' if package == 'mmpretrain' else package, exc_type=ImportError)
     contender = build('s0', (64, 64))
@@ -88,9 +98,10 @@ def test_sizes_follow_the_kind():
 
 
 def test_interleaving():
-    """Every entry is timed once a measured round, in changing order."""
+    """Every entry is timed once per measured round, in changing order."""
     calls = []
-    entries = [Entry(name, 'deploy', 'torch', (1, 3, 8, 8), 1, 1, lambda name=name: calls.append(name)) for name in 'abc']
+    entries = [Entry(name, 'deploy', 'torch', (1, 3, 8, 8), 1, 1, lambda name=name: calls.append(name))
+               for name in 'abc']
     measure(entries, rounds=6, warmup=2)
     assert all(len(entry.times_ms) == 6 for entry in entries)
     turns = [calls[0], *(after for before, after in pairwise(calls) if before != after)]
@@ -108,7 +119,7 @@ def test_statistics():
 
 
 def test_spearman_by_hand():
-    """d = (0, 1, 1, 0): rho = 1 - 6 * 2 / (4 * 15); 4 of 24 orders agree as much, 4 disagree as much."""
+    """d = (0, 1, 1, 0): rho = 1 - 6 * 2 / (4 * 15); 4 of 24 orders agree, 4 disagree as much."""
     rho, p = spearman([1, 2, 3, 4], [10, 30, 20, 40])
     assert (rho, p) == (pytest.approx(0.8), pytest.approx(8 / 24))
     row = dict(form='deploy', runtime='torch', parameters=5)
@@ -121,7 +132,7 @@ def test_spearman_by_hand():
 
 
 def check_files(folder, name, screen):
-    """CSV and JSON hold the rows of the table on screen, and the plot is a picture; returns the JSON."""
+    """CSV and JSON hold the rows of the table on screen, and the plot is an image; returns the JSON."""
     report = json.loads((folder / f'{name}.json').read_text())
     with open(folder / f'{name}.csv', newline='') as file:
         rows = list(csv.DictReader(file))
@@ -130,7 +141,8 @@ def check_files(folder, name, screen):
     for row, expected in zip(rows, report['rows'], strict=True):
         assert len(expected.pop('times_ms')) == report['settings']['rounds'] == 2
         assert row == {key: str(value) for key, value in expected.items()}
-        numbers = [f'{expected["parameters"] / 1e6:.3f}', f'{expected["macs"] / 1e6:.1f}', f'{expected["median_ms"]:.2f}',
+        numbers = [f'{expected["parameters"] / 1e6:.3f}', f'{expected["macs"] / 1e6:.1f}',
+                   f'{expected["median_ms"]:.2f}',
                    f'{expected["p95_ms"]:.2f}', f'{expected["ratio"]:.2f}']
         assert any(expected['runtime'] in cells and all(number in cells for number in numbers) for cells in table)
     assert (folder / f'{name}.png').read_bytes().startswith(b'\x89PNG')
@@ -159,7 +171,8 @@ def test_backbones_from_the_command_line(tmp_path):
 def test_whole_networks_with_their_peers(tmp_path):
     screen = python(TOOL, DETECTOR, SEGMENTOR, '--peers', '--shape', 64, 64, *QUICK, '--out-dir', tmp_path).stdout
     rows = check_files(tmp_path, 'benchmark', screen)['rows']
-    assert [row['form'] for row in rows] == ['train', 'eval', 'deploy', 'train', 'eval', 'deploy', *['eval', 'deploy'] * 2]
+    assert [row['form'] for row in rows] == ['train', 'eval', 'deploy', 'train', 'eval', 'deploy',
+                                             *['eval', 'deploy'] * 2]
     assert list(dict.fromkeys(row['model'] for row in rows)) == [
         'ssdlite_mobileone_s2_shapes', 'deeplabv3_mobileone_s2_shapes', 'mmdet SSDLite-MobileNetV2',
         'mmseg DeepLabV3-MobileNetV2']
@@ -180,7 +193,8 @@ def test_bottleneck_networks():
     for net in nets.values():
         assert sum(isinstance(module, nn.Conv2d) and module.kernel_size == (3, 3) for module in net.modules()) == 30
         assert net(x).shape == x.shape and net(x).isfinite().all()
-    gates = {name: sum(type(module).__name__ == 'SqueezeExcite' for module in net.modules()) for name, net in nets.items()}
+    gates = {name: sum(type(module).__name__ == 'SqueezeExcite' for module in net.modules())
+             for name, net in nets.items()}
     assert {name: number for name, number in gates.items() if number} == {'SE-ReLU': 30, 'SE-ReLU, every 2nd': 15}
     for every in (1, 2):
         out, net = x, nets[f'ReLU, skip over {every}']
@@ -202,7 +216,8 @@ def test_too_few_networks_are_said_to_be_too_few(capsys):
     (['--arch', 's0', '--runtime', 'torch', 'openvino'], 'pip install openvino'),
 ], ids=lambda value: value if isinstance(value, str) else None)
 def test_errors_are_one_line_and_leave_no_file(tmp_path, arguments, message):
-    result = python(TOOL, *arguments, '--out-dir', tmp_path / 'out', check=False, PYTHONPATH=missing(tmp_path, 'openvino'))
+    result = python(TOOL, *arguments, '--out-dir', tmp_path / 'out', check=False,
+                    PYTHONPATH=missing(tmp_path, 'openvino'))
     assert result.returncode == 1 and message in result.stderr and 'Traceback' not in result.stderr
     assert not list(tmp_path.glob('out/*'))
 
@@ -216,7 +231,8 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path, arguments, message):
     (lambda: contenders.plan([], ['s1'], False), dict(rounds=0), '--rounds must be at least 1, got 0'),
     (lambda: contenders.plan([], ['s1'], False), dict(threads=0), '--threads must be at least 1, got 0'),
     (lambda: contenders.plan([], ['s1'], False), dict(device='cuda', runtimes=['onnxruntime']), '--device cuda'),
-    (lambda: contenders.plan([], ['s1'], False, (32, 32)), dict(baseline='s9'), "--baseline is one of 's1' here, got 's9'"),
+    (lambda: contenders.plan([], ['s1'], False, (32, 32)), dict(baseline='s9'),
+     "--baseline is one of 's1' here, got 's9'"),
     (lambda: [lambda: Contender('pair', (3, 8, 8), {'deploy': nn.Bilinear(8, 8, 8)})], {}, 'pair does not run on'),
 ])
 def test_what_is_refused(plan, options, message):

@@ -1,4 +1,4 @@
-"""The model card: README and metafiles say what the configs are; results are kept; nothing is half written."""
+"""The model card: README and metafiles match the configs; results are kept; no file is half written."""
 import hashlib
 import re
 import shutil
@@ -33,7 +33,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def no_counting(monkeypatch):
-    """What is refused is refused before the minutes that counting takes."""
+    """Bad arguments are refused before the minutes that counting takes."""
     monkeypatch.delattr('mobileone_mm.benchmark.model_card._counts')
 
 
@@ -47,7 +47,7 @@ def entry(root, name=DETECTOR, folder='detection'):
 
 
 def row(root, name=DETECTOR):
-    """Column -> cell of a model in README."""
+    """Column -> cell of a model in README's table."""
     text = (root / 'README.md').read_text()
     line = re.search(rf'^\| \[{name}\]\(.*$', text, flags=re.M)
     head = re.findall(r'^\| config \|.*$', text[:line.start()], flags=re.M)[-1]
@@ -92,7 +92,8 @@ def test_metafiles_name_what_there_is():
 
 @pytest.mark.slow
 def test_what_is_given_is_written_and_kept(project, tmp_path, monkeypatch):
-    work = log(tmp_path / 'work', {'loss': 2.}, {'coco/bbox_mAP': 0.251, 'coco/bbox_mAP_50': 0.9}, {'coco/bbox_mAP': 0.247})
+    work = log(tmp_path / 'work', {'loss': 2.}, {'coco/bbox_mAP': 0.251, 'coco/bbox_mAP_50': 0.9},
+               {'coco/bbox_mAP': 0.247})
     weights = checkpoint(tmp_path / 'epoch_9.pth')
     before = written(project)
     python('tools/model_card.py', DETECTOR, '--rounds', 1, '--log', f'{DETECTOR}={work}', '--checkpoint',
@@ -127,7 +128,7 @@ def test_a_new_config_is_counted_whatever_is_named(project):
     source.rename(source.with_name('ssdlite_new.py'))
     write_card(make_card(project, ['ssdlite_new']))
     counts = entry(ROOT)['Metadata']
-    counts.pop('inference time (ms/im)', None)  # that was not measured anew
+    counts.pop('inference time (ms/im)', None)  # which was not measured again
     assert entry(project, 'ssdlite_new')['Metadata'] == counts
     assert row(project, 'ssdlite_new')['MACs (M)'] == row(ROOT)['MACs (M)']
     assert f'[{DETECTOR}]' not in (project / 'README.md').read_text()  # its config is gone
@@ -168,7 +169,8 @@ def test_markers_that_are_not_there_once(project, no_counting, old, new):
 
 
 @pytest.mark.parametrize('given, message', [
-    (dict(configs=['ssdlite_s9']), r"'ssdlite_s9' is not among the configs of the model card. They are .*mobileone_s0, "),
+    (dict(configs=['ssdlite_s9']),
+     r"'ssdlite_s9' is not among the configs of the model card. They are .*mobileone_s0, "),
     (dict(rounds=0), '--rounds must be at least 1, got 0'),
     (dict(configs=['elsewhere/ssdlite_mobileone_s0.py']), 'is not among the configs'),
     (dict(configs=['configs/detection/ssdlite_mobileone_s2_shapes.py']), 'is not among the configs'),
@@ -192,7 +194,8 @@ def test_what_is_refused(project, no_counting, tmp_path, monkeypatch, given, mes
 def test_latencies_of_several_runs_are_told_apart():
     def model(name, machine):
         counts = dict.fromkeys(('Parameters', 'FLOPs', 'Parameters (train form)', 'FLOPs (train form)'), 1)
-        return dict(Name=name, Config=name, Metadata=counts | {'inference time (ms/im)': [dict(value=1., hardware=machine)]})
+        latency = {'inference time (ms/im)': [dict(value=1., hardware=machine)]}
+        return dict(Name=name, Config=name, Metadata=counts | latency)
     one = _table(KINDS[0], [model('a', 'this one'), model('b', 'this one')])
     assert one.endswith('|\n\nLatency: deploy form, median; this one.\n')
     two = _table(KINDS[0], [model('a', 'this one'), model('b', 'another'), model('c', 'this one')])

@@ -76,7 +76,8 @@ def test_deploy_layouts(s4):
 @pytest.mark.parametrize('fused', [False, True])
 def test_another_arch_is_named(got, fused):
     expected = 's1' if got == 's0' else 's0'
-    with pytest.raises(CheckpointError, match=f"These are MobileOne '{got}' weights, but the config says arch='{expected}'"):
+    message = f"These are MobileOne '{got}' weights, but the config says arch='{expected}'"
+    with pytest.raises(CheckpointError, match=message):
         MobileOne(expected, deploy=fused).load_state_dict(MobileOne(got, deploy=fused).state_dict())
 
 
@@ -86,9 +87,12 @@ def without(key):
 
 MISFITS = {
     'another arch': (lambda s: (s.clear(), s.update(MobileOne('s1').state_dict())),
-                     r"These are MobileOne 's1' weights, but the config says arch='s0'. Set arch='s1', or load weights"),
-    'missing': (without('stage2.3.conv_branches.1.bn.weight'), r'does not fit MobileOne\(arch=\'s0\'.*missing: stage2.3'),
-    'unexpected': (lambda s: s.update({'stage1.9.conv_branches.0.conv.weight': torch.zeros(1)}), 'unexpected: stage1.9'),
+                     "These are MobileOne 's1' weights, but the config says arch='s0'. "
+                     "Set arch='s1', or load weights"),
+    'missing': (without('stage2.3.conv_branches.1.bn.weight'),
+                r'does not fit MobileOne\(arch=\'s0\'.*missing: stage2.3'),
+    'unexpected': (lambda s: s.update({'stage1.9.conv_branches.0.conv.weight': torch.zeros(1)}),
+                   'unexpected: stage1.9'),
     'shape': (lambda s: s.update({'stage0.skip_branch.weight': torch.zeros(3)}) or
               s.update({'stage0.conv_branches.0.bn.weight': torch.zeros(3)}),
               r'of another shape: .*\(3,\) instead of \(48,\)'),
@@ -157,13 +161,14 @@ def serve(folder, cut=None):
 def test_a_download_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
     torch.save(MobileOne('s0').state_dict(), tmp_path / 'weights.pth')
-    with serve(tmp_path, cut=2000) as url, pytest.raises(CheckpointError, match=r'(?s)Could not download.*init_cfg=None'):
+    with serve(tmp_path, cut=2000) as url, \
+            pytest.raises(CheckpointError, match=r'(?s)Could not download.*init_cfg=None'):
         load_pretrained(f'{url}/weights.pth')
     assert not list((tmp_path / 'hub' / 'checkpoints').iterdir())
     with serve(tmp_path) as url:
         assert load_pretrained(f'{url}/weights.pth').keys() == MobileOne('s0').state_dict().keys()
         (tmp_path / 'weights.pth').unlink()
-        load_pretrained(f'{url}/weights.pth')  # from the copy that was kept
+        load_pretrained(f'{url}/weights.pth')  # from the cached copy
     with pytest.raises(CheckpointError, match="no keys below prefix='teacher.'"):
         load_pretrained(str(next((tmp_path / 'hub' / 'checkpoints').glob('*weights.pth'))), prefix='teacher')
 
@@ -224,7 +229,7 @@ def test_damaged_files(tmp_path, damage):
 
 
 def accuracy(features):
-    """Top-1 and top-5 hits on 25 ImageNet pictures (resize 256, centre crop 224), with Apple's classifier."""
+    """Top-1 and top-5 hits on 25 ImageNet images (resize 256, centre crop 224), with Apple's classifier."""
     weights = read_checkpoint(str(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'))
     folder = real_data('imagenet_val25')
     top1 = top5 = 0
@@ -238,7 +243,8 @@ def accuracy(features):
         image = image.resize([round(side * scale) for side in image.size], Image.BILINEAR)
         left, top = (image.width - 224) // 2, (image.height - 224) // 2
         image = np.asarray(image.crop((left, top, left + 224, top + 224)), np.float32)
-        x = torch.from_numpy((image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]).permute(2, 0, 1)[None].float()
+        image = (image - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]
+        x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
         with torch.no_grad():
             logits = features(x)[0].mean((2, 3)) @ weights['linear.weight'].T + weights['linear.bias']
         best = logits[0].topk(5).indices.tolist()
@@ -247,7 +253,8 @@ def accuracy(features):
     return top1, top5
 
 
-@pytest.mark.parametrize('form', ['deploy', 'expanded', pytest.param('expanded and calibrated', marks=pytest.mark.slow)])
+@pytest.mark.parametrize('form', ['deploy', 'expanded',
+                                  pytest.param('expanded and calibrated', marks=pytest.mark.slow)])
 def test_apples_fused_s0(form):
     """The real thing: 20 of 25 top-1 and 24 top-5 is what these weights give."""
     init_cfg = dict(type='Pretrained', checkpoint=str(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'))
@@ -280,7 +287,8 @@ def fuzz(generator, state_dict, file):
     elif kind == 4:
         if value.is_floating_point():
             state_dict[key] = value.clone()
-            state_dict[key].view(-1)[generator.integers(value.numel())] = [float('nan'), float('inf')][generator.integers(2)]
+            flat = state_dict[key].view(-1)
+            flat[generator.integers(value.numel())] = [float('nan'), float('inf')][generator.integers(2)]
         else:
             expected = state_dict
     elif kind == 5:
@@ -326,8 +334,10 @@ STRANGE = {
     'no tensor': (lambda s: s.update({'stage1.0.scale_branch.bn.weight': 3}), 'is a int, expected a plain tensor'),
     'sparse': (lambda s: s.update({'stage1.0.scale_branch.bn.weight': torch.ones(48).to_sparse()}), 'sparse'),
     'complex': (lambda s: s.update({'stage1.0.scale_branch.bn.weight': torch.ones(48) + 1j}), 'complex64'),
-    'integers': (lambda s: s.update({'stage1.0.scale_branch.bn.weight': torch.ones(48, dtype=torch.int64)}), 'wrong kind'),
-    'no values': (lambda s: s.update({'stage1.0.scale_branch.bn.weight': torch.ones(48, device='meta')}), 'without values'),
+    'integers': (lambda s: s.update({'stage1.0.scale_branch.bn.weight': torch.ones(48, dtype=torch.int64)}),
+                 'wrong kind'),
+    'no values': (lambda s: s.update({'stage1.0.scale_branch.bn.weight': torch.ones(48, device='meta')}),
+                  'without values'),
     'two of them': (lambda s: s.update({f'teacher.{key}': value for key, value in s.items()}), 'several MobileOne'),
 }
 
@@ -345,7 +355,8 @@ def test_strange_contents(name, deploy):
 def test_other_schemes_are_safe_too(tmp_path, monkeypatch):
     trace = str(tmp_path / 'trace')
     torch.save(dict(state_dict=dict(a=torch.zeros(1)), extra=Harmful(trace)), tmp_path / 'harmful.pth')
-    monkeypatch.setattr('mmengine.runner.checkpoint.get_external_models', lambda: dict(evil=str(tmp_path / 'harmful.pth')))
+    monkeypatch.setattr('mmengine.runner.checkpoint.get_external_models',
+                        lambda: dict(evil=str(tmp_path / 'harmful.pth')))
     with pytest.raises((ValueError, pickle.UnpicklingError)):
         CheckpointLoader.load_checkpoint('open-mmlab://evil')
     assert not os.path.exists(trace)
@@ -354,7 +365,8 @@ def test_other_schemes_are_safe_too(tmp_path, monkeypatch):
 def test_averaged_weights_are_preferred(tmp_path):
     raw, averaged = (randomize(MobileOne('s1'), seed).state_dict() for seed in (0, 1))
     for content in (dict(state_dict=raw, state_dict_ema=averaged),  # timm
-                    dict(state_dict=averaged, ema_state_dict={f'module.{key}': value for key, value in raw.items()}),  # mm
+                    dict(state_dict=averaged,  # mm
+                         ema_state_dict={f'module.{key}': value for key, value in raw.items()}),
                     dict(ema_state_dict={f'module.{key}': value for key, value in averaged.items()} | {
                         'steps': torch.tensor(3)})):
         torch.save(content, tmp_path / 'weights.pth')

@@ -1,4 +1,4 @@
-"""Fused weights back into branches: the same answer in eval, norms calibrated on data, training goes on."""
+"""Fused weights in branches: the same outputs in eval, norms calibrated on data, further training."""
 import pytest
 import torch
 
@@ -10,21 +10,21 @@ from tests.support.reference import randomize, reference_maps
 SMALL = ARCHS['s0'] | dict(num_blocks=(1, 2, 2, 1), num_se_blocks=(0, 0, 1, 1))
 
 
-def picture(n=2):
+def images(n=2):
     torch.manual_seed(1)
     return torch.randn(n, 3, 64, 64, dtype=torch.float64)
 
 
 def fused_weights():
-    """Weights of the deploy form; pictures give maps of a size near 1 all the way, as in a trained network."""
+    """A deploy form in which all maps have magnitudes near 1, as in a trained network."""
     torch.manual_seed(0)
     model = MobileOne(SMALL).double()
-    model.train()(picture(8))
+    model.train()(images(8))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None
             module.reset_running_stats()
-    model(picture(8))
+    model(images(8))
     return reparameterize_model(model.eval())
 
 
@@ -43,9 +43,9 @@ def expanded_from(deployed):
 def test_the_same_function(deployed):
     model = expanded_from(deployed).eval()
     with torch.no_grad():
-        expected = deployed(picture())[0]
-        for got in (model(picture())[0], reference_maps(model, picture())[-1],
-                    reparameterize_model(model)(picture())[0]):
+        expected = deployed(images())[0]
+        for got in (model(images())[0], reference_maps(model, images())[-1],
+                    reparameterize_model(model)(images())[0]):
             torch.testing.assert_close(got, expected, rtol=0, atol=1e-10 * expected.abs().max().item())
     assert model.state_dict().keys() == MobileOne(SMALL).state_dict().keys()
 
@@ -56,28 +56,28 @@ def test_calibration_changes_nothing_in_eval_and_makes_train_agree(deployed):
         if norms == 'random':
             randomize(model)
         with torch.no_grad():
-            expected = model.eval()(picture(8))[0]
+            expected = model.eval()(images(8))[0]
             model.train()
-            calibrate_norms(model, picture(8).split(2))
+            calibrate_norms(model, images(8).split(2))
             assert model.training and all(module.training for module in model.modules())
-            torch.testing.assert_close(model.eval()(picture(8))[0], expected, rtol=0,
+            torch.testing.assert_close(model.eval()(images(8))[0], expected, rtol=0,
                                        atol=1e-10 * expected.abs().max().item())
-            # Over the very pictures of the calibration, batch statistics are the calibrated ones.
-            torch.testing.assert_close(model.train()(picture(8))[0], expected, rtol=0,
+            # On the images of the calibration, batch statistics are the calibrated ones.
+            torch.testing.assert_close(model.train()(images(8))[0], expected, rtol=0,
                                        atol=1e-8 * expected.abs().max().item())
     uncalibrated = expanded_from(deployed)
     with torch.no_grad():
-        expected = uncalibrated.eval()(picture(8))[0]
-        assert (uncalibrated.train()(picture(8))[0] - expected).abs().max() > 0.1 * expected.abs().max()
+        expected = uncalibrated.eval()(images(8))[0]
+        assert (uncalibrated.train()(images(8))[0] - expected).abs().max() > 0.1 * expected.abs().max()
 
 
 def test_all_branches_learn(deployed):
-    model = calibrate_norms(expanded_from(deployed), [picture(8)]).train()
+    model = calibrate_norms(expanded_from(deployed), [images(8)]).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for _ in range(2):  # the first step moves the norms' weights off 0, the second the convolutions behind them
         optimizer.zero_grad()
-        (model(picture(8))[0] - 1).square().mean().backward()
+        (model(images(8))[0] - 1).square().mean().backward()
         optimizer.step()
     still = [name for name, parameter in model.named_parameters() if torch.equal(parameter, before[name])]
     assert not still

@@ -1,4 +1,4 @@
-"""The stand-in for mmcv.ops: NMS as mmcv's compiled one, clear refusals, and out of the way where not needed."""
+"""The stand-in for mmcv.ops: NMS agrees with the compiled one, the rest refuses, off if not needed."""
 import sys
 
 import numpy as np

@@ -25,7 +25,7 @@ def test_builds_and_agrees(config):
     channels, strides = model.backbone.out_channels, model.backbone.out_strides
     assert cfg.model.neck.in_channels == channels and strides == (16, 32)
     assert cfg.model.bbox_head.in_channels[:2] == channels
-    # Anchors lie on the grid that the levels really have.
+    # The anchors' strides are those of the levels.
     size = cfg.test_pipeline[1].scale[0]
     with torch.no_grad():
         levels = model.eval().extract_feat(torch.zeros(1, 3, size, size))

@@ -1,4 +1,4 @@
-"""What all tasks' configs share: a piece per arch, and the drawn shapes, each written once."""
+"""Shared parts of all tasks' configs: a piece per arch, and the drawn shapes, each written once."""
 import re
 
 import pytest
@@ -29,7 +29,7 @@ def test_a_piece_per_arch_agrees_with_the_backbone():
 
 
 def test_each_url_of_weights_is_in_one_file():
-    """Apple's stands there as a pattern for all archs; none is written out beside it."""
+    """Apple's URL is one pattern for all archs; no other file has a full URL."""
     sources = {path: path.read_text() for path in CONFIGS.rglob('*.py')}
     urls = [url for text in sources.values() for url in re.findall(r"https?://[^'\"\s]+\.(?:pth|tar)\b", text)]
     assert urls == [URL]

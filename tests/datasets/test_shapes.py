@@ -1,4 +1,4 @@
-"""The drawn data set."""
+"""The drawn dataset."""
 import hashlib
 import json
 
@@ -32,8 +32,8 @@ def test_boxes_and_masks_tell_the_same(shapes_root):
         for image in coco.loadImgs(coco.getImgIds()):
             stem = image['file_name'][:-4]
             mask = np.array(Image.open(shapes_root / 'SegmentationClass' / f'{stem}.png'))
-            picture = Image.open(shapes_root / 'JPEGImages' / image['file_name'])
-            assert picture.size == mask.shape[::-1] == (image['width'], image['height'])
+            drawn = Image.open(shapes_root / 'JPEGImages' / image['file_name'])
+            assert drawn.size == mask.shape[::-1] == (image['width'], image['height'])
             annotations = coco.loadAnns(coco.getAnnIds(image['id']))
             assert set(np.unique(mask)) - {0} == {a['category_id'] for a in annotations}
             assert sum(a['area'] for a in annotations) == (mask > 0).sum()
@@ -62,6 +62,41 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         make_shapes(tmp_path / 'shapes', 1, 1, 64)
     assert not (tmp_path / 'shapes').exists()
+
+
+def test_links_and_empty_folders(tmp_path, monkeypatch):
+    """What is there stays what it is, and its target is written."""
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'to_empty').symlink_to('empty')
+    (tmp_path / 'to_new').symlink_to(tmp_path / 'disk' / 'new')
+    make_shapes(tmp_path / 'to_empty', 1, 1, 32)
+    make_shapes(tmp_path / 'to_new', 1, 1, 32)
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    inode = (tmp_path / 'here').stat().st_ino
+    make_shapes('.', 1, 1, 32)
+    assert (tmp_path / 'here').stat().st_ino == inode
+    assert (tmp_path / 'to_empty').is_symlink() and (tmp_path / 'to_new').is_symlink()
+    assert checksum(tmp_path / 'empty') == checksum(tmp_path / 'disk' / 'new') == checksum(tmp_path / 'here')
+    assert len(checksum(tmp_path / 'here')) == 12
+
+
+def test_what_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('x')
+    (tmp_path / 'loop').symlink_to('loop')
+    for out, message in (('file', 'file exists and is not an empty folder'), ('file/new', 'Not a directory'),
+                         ('loop', 'is a link to itself'), ('a' * 300, 'File name too long')):
+        with pytest.raises(DiskError, match=message):
+            make_shapes(tmp_path / out, 1, 1, 32)
+    with pytest.raises(DiskError, match="Could not write '/proc/new'"):
+        make_shapes('/proc/new', 1, 1, 32)
+
+    def refuse(path):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr('pathlib.Path.iterdir', refuse)
+    with pytest.raises(DiskError, match='Permission denied. Make that possible, or name another path'):
+        make_shapes(tmp_path, 1, 1, 32)
 
 
 def test_tool(tmp_path):

@@ -1,4 +1,4 @@
-"""Exported files answer as mm's own prediction does, and hold one convolution a block."""
+"""Exported files predict as mm does, and hold one convolution per block."""
 import json
 import os
 import shutil
@@ -49,14 +49,15 @@ SEGMENTOR = f"_base_ = r'{ROOT}/configs/segmentation/deeplabv3_mobileone_s0_voc1
 model = dict(backbone=dict(arch=arch, init_cfg=None), decode_head=dict(in_channels=128, channels=32))
 """
 NUM_BLOCKS = 1 + 2 * 5
-# Of neck and head: 4 extra levels of 1x1, depthwise, 1x1; 6 levels of depthwise and 1x1 for classes and for boxes.
+# Of neck and head: 4 extra levels of 1x1, depthwise, 1x1; 6 levels of depthwise and 1x1 for classes
+# and for boxes.
 NUM_DETECTOR_CONVS = 4 * 3 + 6 * 2 * 2
 NUM_SEGMENTOR_CONVS = 5 + 1 + 1  # ASPP and image pooling, projection, classes
 NUM_SE_CONVS = 2 * 4
 
 
 def settle(model, size):
-    """Random norms, with statistics that keep a random network's answers in range."""
+    """Random norms, with statistics that keep a random network's outputs in range."""
     randomize(model)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -75,7 +76,7 @@ def make_trained(folder, text, size):
     (folder / 'config.py').write_text(text)
     cfg = Config.fromfile(folder / 'config.py')
     init_default_scope(cfg.default_scope)
-    torch.manual_seed(0)  # before the model is built, so that a test's network does not depend on the tests before it
+    torch.manual_seed(0)  # before the model is built, so that it does not depend on earlier tests
     model = settle(MODELS.build(cfg.model), size)
     torch.save(dict(state_dict=model.state_dict()), folder / 'trained.pth')
     return folder / 'config.py', folder / 'trained.pth'
@@ -106,18 +107,18 @@ def segmentor_onnx(segmentor, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def pictures(tmp_path_factory):
-    """Folder of three pictures of different sizes."""
-    folder = tmp_path_factory.mktemp('pictures')
+def images(tmp_path_factory):
+    """Folder of three images of different sizes."""
+    folder = tmp_path_factory.mktemp('images')
     for i, shape in enumerate([(240, 320), (333, 257), (320, 320)]):
-        picture = example_image(shape)[0].permute(1, 2, 0).numpy()
-        noise = np.random.default_rng(i).normal(0, 20, picture.shape)
-        cv2.imwrite(str(folder / f'{i}.png'), (picture + noise).clip(0, 255).astype(np.uint8))
+        image = example_image(shape)[0].permute(1, 2, 0).numpy()
+        noise = np.random.default_rng(i).normal(0, 20, image.shape)
+        cv2.imwrite(str(folder / f'{i}.png'), (image + noise).clip(0, 255).astype(np.uint8))
     return folder
 
 
 def predicted(config, checkpoint, folder):
-    """Predictions of mm's own inferencer, on its own loading, resizing, forward, decoding and NMS."""
+    """Predictions of mm's inferencer, with its loading, resizing, forward, decoding and NMS."""
     inferencer = build_inferencer(read_config(config), checkpoint, 'cpu')
     files = sorted(map(str, folder.glob('*.[jp][pn]g')))
     samples = [inferencer(file, return_datasamples=True) for file in files]
@@ -130,7 +131,7 @@ def as_arrays(sample):
 
 
 def assert_alike(expected, got):
-    """The issue's tolerance: boxes within 0.5 px and scores within 1e-3 after NMS, 99.9 % of a mask."""
+    """Tolerance: boxes within 0.5 px and scores within 1e-3 after NMS, 99.9 % of a mask."""
     for a, b in zip(expected, got, strict=True):
         if 'pred_instances' in a:
             assert len(a.pred_instances) > 10
@@ -141,29 +142,30 @@ def assert_alike(expected, got):
             assert (a.pred_sem_seg.data == b.pred_sem_seg.data).float().mean() >= 0.999
 
 
-def test_detector_answers_as_mm(detector, detector_onnx, pictures):
-    assert_alike(predicted(*detector, pictures), predicted(detector[0], detector_onnx, pictures))
+def test_detector_predicts_as_mm(detector, detector_onnx, images):
+    assert_alike(predicted(*detector, images), predicted(detector[0], detector_onnx, images))
 
 
 @pytest.mark.parametrize('fmt, suffix', [('torchscript', '.pt'), ('openvino', '.xml')])
-def test_detector_in_other_formats(fmt, suffix, detector, pictures, tmp_path):
+def test_detector_in_other_formats(fmt, suffix, detector, images, tmp_path):
     if fmt == 'openvino':
         pytest.importorskip('openvino')
     out = tmp_path / f'detector{suffix}'
     result = export(*detector, out, fmt, nms=True)
     assert result['agreement'].endswith('alike (class, within 0.5 px and 0.001 of the score)')
-    assert_alike(predicted(*detector, pictures), predicted(detector[0], out, pictures))
+    assert_alike(predicted(*detector, images), predicted(detector[0], out, images))
 
 
 @pytest.mark.slow
-def test_detector_without_nms(detector, pictures, tmp_path):
+def test_detector_without_nms(detector, images, tmp_path):
     out = tmp_path / 'raw.onnx'
     export(*detector, out, 'onnx')
     file = ExportedFile(out)
-    answers = file(read_image(pictures / '0.png', (320, 320)))
+    outputs = file(read_image(images / '0.png', (320, 320)))
     num_priors = 6 * (20**2 + 10**2 + 5**2 + 3**2 + 2**2 + 1)
-    assert {key: value.shape for key, value in answers.items()} == dict(boxes=(1, num_priors, 4), scores=(1, num_priors, 80))
-    assert_alike(predicted(*detector, pictures), predicted(detector[0], out, pictures))
+    assert {key: value.shape for key, value in outputs.items()} == dict(boxes=(1, num_priors, 4),
+                                                                        scores=(1, num_priors, 80))
+    assert_alike(predicted(*detector, images), predicted(detector[0], out, images))
 
 
 @pytest.mark.parametrize('fmt, suffix', [
@@ -183,7 +185,8 @@ def test_free_sizes(fmt, suffix, detector, segmentor, tmp_path):
                 expected = deployable(image)
             got = file(image.numpy())
             if trained is detector:
-                expected = {name: value.numpy() for name, value in zip(('boxes', 'scores', 'labels'), expected, strict=True)}
+                expected = {name: value.numpy()
+                            for name, value in zip(('boxes', 'scores', 'labels'), expected, strict=True)}
                 assert share_of_boxes(expected, got) >= 0.99
             else:
                 torch.testing.assert_close(torch.from_numpy(got['logits']), expected, rtol=0, atol=1e-3)
@@ -203,30 +206,31 @@ def test_a_file_is_opened_once_for_config_and_model(segmentor, segmentor_onnx, t
         assert len(opened) == number
 
 
-def test_segmentor_answers_as_mm(segmentor, segmentor_onnx, tmp_path):
-    picture = example_image((128, 160))[0].permute(1, 2, 0).numpy().astype(np.uint8)
-    cv2.imwrite(str(tmp_path / 'a.png'), picture[..., ::-1])
-    answer = ExportedFile(segmentor_onnx)(read_image(tmp_path / 'a.png', (128, 160)))
+def test_segmentor_predicts_as_mm(segmentor, segmentor_onnx, tmp_path):
+    image = example_image((128, 160))[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    cv2.imwrite(str(tmp_path / 'a.png'), image[..., ::-1])
+    output = ExportedFile(segmentor_onnx)(read_image(tmp_path / 'a.png', (128, 160)))
     cfg = read_config(segmentor[0])
     cfg.test_dataloader.dataset.pipeline[1].scale = (160, 128)
     sample = build_inferencer(cfg, segmentor[1], 'cpu')(str(tmp_path / 'a.png'), return_datasamples=True)
     expected = sample.pred_sem_seg.data.numpy()
-    assert len(np.unique(expected)) > 1 and answer['mask'].dtype == np.int32
-    assert np.mean(expected == answer['mask']) >= 0.999
+    assert len(np.unique(expected)) > 1 and output['mask'].dtype == np.int32
+    assert np.mean(expected == output['mask']) >= 0.999
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', ['detector', 'segmentor'])
-def test_s0_on_real_pictures(kind, tmp_path):
-    """The whole S0 with real pictures, in the config's own sizes."""
+def test_s0_on_real_images(kind, tmp_path):
+    """The whole S0 with real images, in the config's sizes."""
     is_detector = kind == 'detector'
     folder = real_data('coco') / 'val2017' if is_detector else real_data('VOCdevkit') / 'VOC2012' / 'JPEGImages'
     few = tmp_path / 'few'
     few.mkdir()
     for file in sorted(folder.glob('*.jpg'))[:8]:
-        picture = cv2.imread(str(file))
-        # A graph of one size shows a segmentor other pixels than the keep_ratio of its pipeline.
-        cv2.imwrite(str(few / f'{file.stem}.png'), picture if is_detector else cv2.resize(picture, (512, 512)))
+        image = cv2.imread(str(file))
+        # With a graph of one size, a segmentor gets other pixels than by the keep_ratio of its
+        # pipeline.
+        cv2.imwrite(str(few / f'{file.stem}.png'), image if is_detector else cv2.resize(image, (512, 512)))
     name = 'detection/ssdlite_mobileone_s0' if is_detector else 'segmentation/deeplabv3_mobileone_s0_voc12aug'
     text = f"_base_ = r'{ROOT}/configs/{name}.py'\nmodel = dict(backbone=dict(init_cfg=None))\n"
     trained = make_trained(tmp_path, text, (320, 320))
@@ -238,7 +242,7 @@ def test_s0_on_real_pictures(kind, tmp_path):
     assert not ops['BatchNormalization']
 
 
-def test_one_convolution_a_block(detector, detector_onnx, segmentor_onnx, tmp_path):
+def test_one_convolution_per_block(detector, detector_onnx, segmentor_onnx, tmp_path):
     for file, others in ((detector_onnx, NUM_DETECTOR_CONVS), (segmentor_onnx, NUM_SEGMENTOR_CONVS)):
         ops = Counter(node.op_type for node in onnx.load(file).graph.node)
         assert ops['Conv'] == NUM_BLOCKS + NUM_SE_CONVS + others and not ops['BatchNormalization']
@@ -248,8 +252,33 @@ def test_one_convolution_a_block(detector, detector_onnx, segmentor_onnx, tmp_pa
     assert not kinds['aten::batch_norm']
 
 
+def nodes(block):
+    """Of a TorchScript graph, those in branches and loops too."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from nodes(inner)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(nms=True), dict(dynamic=True), dict(dynamic=True, nms=True)],
+                         ids=lambda options: ' '.join(options) or 'plain')
+def test_torchscript_runs_on_any_device(options, detector, segmentor, tmp_path):
+    """``map_location`` moves the tensors of a file, but no device that is written into its graph."""
+    models = [detector] if options.get('nms') else [detector, segmentor]
+    for trained in models:
+        export(*trained, tmp_path / 'a.pt', 'torchscript', shape=(128, 128), **options)
+        graph = torch.jit.load(tmp_path / 'a.pt').inlined_graph
+        devices = [node for node in nodes(graph) for value in node.inputs()
+                   if value.type().kind() == 'DeviceObjType' and value.node().kind() != 'prim::device']
+        assert not devices, devices
+        # Without a device, these would be made on torch's default one.
+        created = {node.kind() for node in nodes(graph)} & {
+            'aten::zeros', 'aten::ones', 'aten::empty', 'aten::linspace', 'aten::scalar_tensor', 'aten::eye'}
+        assert not created, created
+
+
 def test_core_ml(detector, segmentor, tmp_path):
-    """Converted, and read back; it cannot be executed but on Apple's systems."""
+    """Converted, and read back; it can be executed on Apple's systems only."""
     tools = pytest.importorskip('coremltools')
     mask = dict(argmax=True, shape=(128, 160))
     for trained, options, others, outputs in ((detector, {}, NUM_DETECTOR_CONVS, ['boxes', 'scores']),
@@ -269,7 +298,8 @@ def test_core_ml(detector, segmentor, tmp_path):
 
 def test_metadata(detector_onnx):
     meta = ExportedFile(detector_onnx).meta
-    assert meta['task'] == 'detection' and meta['shape'] == [1, 3, 320, 320] and meta['classes'][:2] == ['person', 'bicycle']
+    assert meta['task'] == 'detection' and meta['shape'] == [1, 3, 320, 320]
+    assert meta['classes'][:2] == ['person', 'bicycle']
     assert list(meta['outputs']) == ['boxes', 'scores', 'labels'] and 'RGB' in meta['input']
 
 
@@ -284,7 +314,7 @@ def test_deploy_checkpoint_exports_alike(detector, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_output_channel(segmentor, pictures, tmp_path):
+def test_one_output_channel(segmentor, images, tmp_path):
     """Two classes by one logit: its threshold is mm's, which is not 0.5."""
     text = SEGMENTOR + '''
 model.update(decode_head=dict(num_classes=2, out_channels=1, in_channels=128, channels=32, align_corners=True,
@@ -293,15 +323,15 @@ train_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b'))))
 test_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'b'), palette=[[0, 0, 0], [255, 0, 0]])))
 '''
     trained = make_trained(tmp_path, text, (128, 128))
-    # The bias by which mm's threshold divides the first picture in two halves.
+    # The bias by which mm's threshold divides the first image in two halves.
     checkpoint = torch.load(trained[1])
-    median = predicted(*trained, pictures)[0].seg_logits.data.double().median()
+    median = predicted(*trained, images)[0].seg_logits.data.double().median()
     checkpoint['state_dict']['decode_head.conv_seg.bias'] += torch.tensor(0.3).logit() - median.logit()
     torch.save(checkpoint, trained[1])
     export(*trained, tmp_path / 'a.pt', 'torchscript', dynamic=True)
     meta = ExportedFile(tmp_path / 'a.pt').meta
     assert meta['threshold'] == 0.3 and meta['align_corners'] is True and meta['classes'] == ['a', 'b']
-    assert_alike(predicted(*trained, pictures), predicted(trained[0], tmp_path / 'a.pt', pictures))
+    assert_alike(predicted(*trained, images), predicted(trained[0], tmp_path / 'a.pt', images))
 
 
 def test_half_precision(segmentor, tmp_path):
@@ -316,13 +346,13 @@ def test_half_precision(segmentor, tmp_path):
     assert (tmp_path / 'True.onnx').stat().st_size < 0.6 * (tmp_path / 'False.onnx').stat().st_size
 
 
-def test_int8(segmentor, pictures, tmp_path):
+def test_int8(segmentor, images, tmp_path):
     shape = (128, 128)
     export(*segmentor, tmp_path / 'float.onnx', 'onnx', shape=shape)
-    export(*segmentor, tmp_path / 'int8.onnx', 'onnx', shape=shape, calibration=pictures)
+    export(*segmentor, tmp_path / 'int8.onnx', 'onnx', shape=shape, calibration=images)
     whole = onnx.load(tmp_path / 'float.onnx')
-    onnx.save(quantize(whole, pictures, shape, per_channel=False), tmp_path / 'per_tensor.onnx')
-    image = read_image(pictures / '0.png', shape)
+    onnx.save(quantize(whole, images, shape, per_channel=False), tmp_path / 'per_tensor.onnx')
+    image = read_image(images / '0.png', shape)
     files = {name: ExportedFile(tmp_path / f'{name}.onnx') for name in ('float', 'int8', 'per_tensor')}
     logits = {name: file(image)['logits'] for name, file in files.items()}
     error = {name: np.abs(logits[name] - logits['float']).mean() for name in logits}
@@ -350,7 +380,7 @@ class Classifier(nn.Module):
 
 @pytest.mark.slow
 def test_int8_of_apples_s0():
-    """Weights of a real training, on real pictures, where quantizing is hard: 20 of 25 in float, 18 here, 3 per tensor."""
+    """Real weights and images are hard to quantize: 20 of 25 in float, 18 here, 3 per tensor."""
     model = Classifier(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth').eval()
     calibration, folder = real_data('coco') / 'val2017', real_data('imagenet_val25')
     whole = trace_onnx(model, torch.zeros(1, 3, 224, 224), 'image', ['logits'])
@@ -360,11 +390,11 @@ def test_int8_of_apples_s0():
     for line in (folder / 'meta' / 'val.txt').read_text().split('\n'):
         if line:
             name, label = line.split()
-            picture = cv2.imread(str(next(folder.rglob(name.rpartition('/')[2]))))[..., ::-1]
-            scale = 256 / min(picture.shape[:2])
-            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            top, left = (picture.shape[0] - 224) // 2, (picture.shape[1] - 224) // 2
-            image = picture[top:top + 224, left:left + 224].transpose(2, 0, 1)[None].astype(np.float32)
+            pixels = cv2.imread(str(next(folder.rglob(name.rpartition('/')[2]))))[..., ::-1]
+            scale = 256 / min(pixels.shape[:2])
+            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            top, left = (pixels.shape[0] - 224) // 2, (pixels.shape[1] - 224) // 2
+            image = pixels[top:top + 224, left:left + 224].transpose(2, 0, 1)[None].astype(np.float32)
             for variant, proto in variants.items():
                 logits, = onnxruntime_session(proto.SerializeToString()).run(None, {'image': image})
                 hits[variant] += logits.argmax() == int(label)
@@ -381,7 +411,8 @@ def test_metrics_of_a_file_and_its_checkpoint(detector, detector_onnx, tmp_path)
         python('tools/test.py', detector[0], checkpoint, '--work-dir', work_dir, '--out', tmp_path / 'out.pkl',
                '--show-dir', tmp_path / 'shown', *cfg_options(), COCO_ROOT=root)
         metrics.append(logged(work_dir, 'coco/bbox_mAP'))
-        assert (tmp_path / 'out.pkl').is_file() and list((tmp_path / 'shown').glob('*.jpg') or work_dir.rglob('shown/*.jpg'))
+        assert (tmp_path / 'out.pkl').is_file() and list((tmp_path / 'shown').glob('*.jpg')
+                                                         or work_dir.rglob('shown/*.jpg'))
     assert metrics[0] == pytest.approx(metrics[1], abs=2e-3)
 
 
@@ -394,7 +425,8 @@ def test_greedy_selection_is_batched_nms():
     got = select_boxes(boxes, scores, 0.45, 50)
     for i in range(2):
         index, labels = scores[i].nonzero(as_tuple=True)
-        found, kept = batched_nms(boxes[i][index], scores[i][index, labels], labels, dict(type='nms', iou_threshold=0.45))
+        found, kept = batched_nms(boxes[i][index], scores[i][index, labels], labels,
+                                  dict(type='nms', iou_threshold=0.45))
         torch.testing.assert_close(got[0][i], found[:50, :4])
         torch.testing.assert_close(got[1][i], found[:50, 4])
         assert torch.equal(got[2][i], labels[kept[:50]])
@@ -468,6 +500,14 @@ class TestBadInput:
         use_exported(cfg, detector_onnx)
         assert cfg.test_dataloader.dataset.datasets[0].pipeline[1].scale == (320, 320)
 
+    def test_images_that_lose_their_proportions(self, segmentor, segmentor_onnx, detector, detector_onnx, monkeypatch):
+        said = []
+        monkeypatch.setattr('mobileone_mm.deploy.exported_model.print_log', lambda text, **kwargs: said.append(text))
+        use_exported(read_config(detector[0]), detector_onnx)
+        assert not said
+        use_exported(read_config(segmentor[0]), segmentor_onnx)
+        assert 'lose the proportions that the config keeps' in said[0]
+
     def test_a_checkpoint_by_torchscripts_suffix(self, detector, tmp_path):
         (tmp_path / 'checkpoint.pt').write_bytes(detector[1].read_bytes())
         assert not is_exported(tmp_path / 'checkpoint.pt') and not is_exported(tmp_path / 'none.pt')
@@ -482,7 +522,8 @@ class TestBadInput:
         monkeypatch.setattr('os.replace', lambda *args: (_ for _ in ()).throw(OSError('disk full')))
         with pytest.raises(OSError, match='disk full'):
             export(*detector, tmp_path / 'a.onnx', 'onnx')
-        assert [file.name for file in tmp_path.iterdir()] == ['a.onnx'] and (tmp_path / 'a.onnx').read_text() == 'precious'
+        assert [file.name for file in tmp_path.iterdir()] == ['a.onnx']
+        assert (tmp_path / 'a.onnx').read_text() == 'precious'
 
 
 @pytest.mark.slow
@@ -496,35 +537,35 @@ def test_tool(detector, tmp_path):
 
 
 @pytest.mark.slow
-def test_predict(detector, detector_onnx, pictures, tmp_path):
+def test_predict(detector, detector_onnx, images, tmp_path):
     boxes = {}
     for name, checkpoint in (('mm', detector[1]), ('file', detector_onnx)):
-        python('tools/predict.py', pictures, detector[0], checkpoint, '--out-dir', tmp_path / name, '--score-thr', 0.03)
+        python('tools/predict.py', images, detector[0], checkpoint, '--out-dir', tmp_path / name, '--score-thr', 0.03)
         assert {file.name for file in (tmp_path / name / 'vis').iterdir()} == {'0.png', '1.png', '2.png'}
-        answer = json.loads((tmp_path / name / 'preds' / '1.json').read_text())
-        assert (answer['file'], answer['width'], answer['height']) == ('1.png', 257, 333)
-        boxes[name] = answer['boxes']
+        written = json.loads((tmp_path / name / 'preds' / '1.json').read_text())
+        assert (written['file'], written['width'], written['height']) == ('1.png', 257, 333)
+        boxes[name] = written['boxes']
     assert len(boxes['mm']) == len(boxes['file']) > 3
     for a, b in zip(boxes['mm'], boxes['file'], strict=True):
         assert a['label'] == b['label'] and a['score'] == pytest.approx(b['score'], abs=1e-3) and a['score'] >= 0.03
         assert a['box'] == pytest.approx(b['box'], abs=0.5)
-    before, after = cv2.imread(str(pictures / '0.png')), cv2.imread(str(tmp_path / 'mm' / 'vis' / '0.png'))
+    before, after = cv2.imread(str(images / '0.png')), cv2.imread(str(tmp_path / 'mm' / 'vis' / '0.png'))
     assert before.shape == after.shape and (before != after).any()
 
 
 @pytest.mark.slow
-def test_predict_masks(segmentor, segmentor_onnx, pictures, tmp_path):
+def test_predict_masks(segmentor, segmentor_onnx, images, tmp_path):
     for name, checkpoint in (('mm', segmentor[1]), ('file', segmentor_onnx)):
-        python('tools/predict.py', pictures / '1.png', segmentor[0], checkpoint, '--out-dir', tmp_path / name)
-        answer = json.loads((tmp_path / name / 'preds' / '1.json').read_text())
-        mask = cv2.imread(str(tmp_path / name / 'preds' / answer['mask']), cv2.IMREAD_UNCHANGED)
-        assert mask.shape == (333, 257) and sum(answer['shares'].values()) == pytest.approx(1)
-        assert len(answer['shares']) == len(np.unique(mask)) and (tmp_path / name / 'vis' / '1.png').is_file()
+        python('tools/predict.py', images / '1.png', segmentor[0], checkpoint, '--out-dir', tmp_path / name)
+        written = json.loads((tmp_path / name / 'preds' / '1.json').read_text())
+        mask = cv2.imread(str(tmp_path / name / 'preds' / written['mask']), cv2.IMREAD_UNCHANGED)
+        assert mask.shape == (333, 257) and sum(written['shares'].values()) == pytest.approx(1)
+        assert len(written['shares']) == len(np.unique(mask)) and (tmp_path / name / 'vis' / '1.png').is_file()
 
 
 @pytest.mark.slow
-def test_predict_says_what_it_could_not_do(detector, pictures, tmp_path):
-    for file in pictures.iterdir():
+def test_predict_says_what_it_could_not_do(detector, images, tmp_path):
+    for file in images.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / '0.jpg').write_bytes(b'')
     result = python('tools/predict.py', tmp_path, *detector, '--out-dir', tmp_path / 'out', check=False)

@@ -1,6 +1,7 @@
-"""Two gloo processes under mmengine's DDP wrapper: the gradients of one process with the joint batch.
+"""Two gloo processes under mmengine's DDP wrapper have the gradients of one with the joint batch.
 
-SyncBN is not among the cases: DDP refuses it without a GPU. Run as a script, by torchrun, this is one of the two.
+SyncBN is not tested: DDP refuses it without a GPU. torchrun runs this file as a script in both
+processes.
 """
 import os
 import sys
@@ -61,7 +62,8 @@ def one_of_two(folder):
     results = {}
     for name, case in CASES.items():
         model, optimizer = make(**case)
-        wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False, find_unused_parameters=False)
+        wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False,
+                                            find_unused_parameters=False)
         for step in range(STEPS):
             wrapped.train()
             wrapped.train_step(dict(inputs=batch(step)[2 * rank:2 * rank + 2]), optimizer)
@@ -75,7 +77,8 @@ def one_of_two(folder):
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ddp')
-    python('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={20000 + os.getpid() % 20000}', __file__,
+    python('-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={20000 + os.getpid() % 20000}',
+           __file__,
            folder, OMP_NUM_THREADS=1)
     return [torch.load(folder / f'{rank}.pt') for rank in range(2)]
 
@@ -90,7 +93,8 @@ def test_gradients_are_those_of_one_process(name, results):
         if 'norm_eval' in name:
             model.train_step(dict(inputs=batch(step)), optimizer)
             continue
-        # Live norms have each device's own statistics: the joint loss is the mean of the halves'.
+        # Live norms have the statistics of their device: the joint loss is the mean over the
+        # halves.
         losses = [functional_call(model, buffers, half, dict(mode='loss'))['loss']
                   for half, buffers in zip(batch(step).split(2), statistics, strict=True)]
         optimizer.update_params(sum(losses) / 2)

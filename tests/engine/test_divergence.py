@@ -68,7 +68,8 @@ def make(work_dir, model, *hooks, by_epoch=True, optim_wrapper=None, checkpoint=
     train = dict(by_epoch=True, max_epochs=5) if by_epoch else dict(by_epoch=False, max_iters=20, val_interval=4)
     saves = dict(type='CheckpointHook', interval=1 if by_epoch else BATCHES, by_epoch=by_epoch, max_keep_ckpts=2)
     return Runner(
-        model, str(work_dir), train_dataloader=loader(by_epoch), train_cfg=train, val_dataloader=loader(), val_cfg=dict(),
+        model, str(work_dir), train_dataloader=loader(by_epoch), train_cfg=train,
+        val_dataloader=loader(), val_cfg=dict(),
         val_evaluator=[Mean()], optim_wrapper=optim_wrapper or dict(optimizer=dict(type='SGD', lr=0.01)),
         default_hooks=dict(checkpoint=saves | (checkpoint or {}), divergence=divergence or dict(type='DivergenceHook')),
         custom_hooks=list(hooks), experiment_name=work_dir.name, **cfg)
@@ -89,8 +90,9 @@ def all_finite(work_dir):
 @pytest.mark.parametrize('value', [torch.nan, torch.inf])
 def test_the_loss_is_no_number(by_epoch, value, tmp_path):
     runner = make(tmp_path, Net(losses={14: value}), by_epoch=by_epoch)
-    message = rf'loss is no number at iteration 14 \(loss: {value}, loss_cls: {value}\)\. The LR is 0\.01\. Try a lower ' \
-              rf'one \(optim_wrapper\.optimizer\.lr\), .* clipped .*is \'.*/{"epoch_3" if by_epoch else "iter_12"}\.pth\''
+    last = 'epoch_3' if by_epoch else 'iter_12'
+    message = rf'The loss is no number at iteration 14 \(loss: {value}, loss_cls: {value}\)\. The LR is 0\.01\. ' \
+              rf'Try a lower one \(optim_wrapper\.optimizer\.lr\), .* clipped .*is \'.*/{last}\.pth\''
     with pytest.raises(DivergenceError, match=message):
         runner.train()
     assert saved(tmp_path) == (['epoch_2.pth', 'epoch_3.pth'] if by_epoch else ['iter_12.pth', 'iter_8.pth'])
@@ -181,7 +183,8 @@ def test_users_own_configs(tmp_path):
     """The hook is added, in the place of mmdet's, which would end without words; None switches it off."""
     from mmengine.config import Config
     cfg = Config(dict(
-        model=dict(type=Net), work_dir=str(tmp_path), train_dataloader=loader(), train_cfg=dict(by_epoch=True, max_epochs=1),
+        model=dict(type=Net), work_dir=str(tmp_path), train_dataloader=loader(),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)), experiment_name=tmp_path.name,
         custom_hooks=[dict(type='mmdet.CheckInvalidLossHook', interval=1)]))
     off = Config(cfg.to_dict() | dict(experiment_name=f'{tmp_path.name}_off', default_hooks=dict(divergence=None)))
@@ -205,14 +208,14 @@ default_hooks = dict(logger=dict(interval=1))
 
 
 @pytest.mark.parametrize('kind', [
-    'segmentation', pytest.param('detection', marks=pytest.mark.slow), pytest.param('pretraining', marks=pytest.mark.slow)])
+    'segmentation', *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('detection', 'pretraining'))])
 def test_an_absurd_lr(kind, shapes_root, tmp_path):
     text = dict(segmentation=tiny.SEGMENTOR, detection=tiny.DETECTOR, pretraining=PRETRAINING)[kind]
     config, work = tiny.write_config(tmp_path, text, ABSURD), tmp_path / 'work'
     result = python('tools/train.py', config, '--work-dir', work, check=False, SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and 'Traceback' not in result.stderr, result.stderr[-3000:]
     error = result.stderr.strip().splitlines()[-1]
-    assert re.search(r'^Error: The loss is no number at iteration \d+ \(loss: .*\)\. The LR is 2e\+27\. Try a lower .* The '
-                     r"last finite checkpoint is '.*/work/epoch_2\.pth'", error)
+    assert re.search(r'^Error: The loss is no number at iteration \d+ \(loss: .*\)\. The LR is 2e\+27\. Try a lower .* '
+                     r"The last finite checkpoint is '.*/work/epoch_2\.pth'", error)
     assert {'epoch_1.pth', 'epoch_2.pth'} <= set(saved(work)) and 'epoch_3.pth' not in saved(work)
     assert all_finite(work)

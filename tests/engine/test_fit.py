@@ -1,4 +1,4 @@
-"""Fused weights switch the model that is to test them, wherever its MobileOnes come from; weights are gone through once."""
+"""Fused weights switch the model that tests them, whatever its config; weights are checked once."""
 import copy
 
 import pytest
@@ -17,11 +17,11 @@ from mobileone_mm.engine.trained import load_trained
 from mobileone_mm.utils.errors import CheckpointError
 from tests.support.layouts import TO_APPLE, TO_TIMM, rename
 from tests.support.reference import randomize
-from tests.support.training import ARCH, PICTURES, Mean, loader
+from tests.support.training import ARCH, IMAGES, Mean, loader
 
 
 class Subclass(MobileOne):
-    """A user's own."""
+    """A user's subclass."""
 
 
 class TwoBackbones(BaseModel):
@@ -32,8 +32,8 @@ class TwoBackbones(BaseModel):
         self.teacher, self.student = DETECTORS.build(teacher), DETECTORS.build(student)
 
     def forward(self, x, mode='tensor'):
-        answers = self.teacher(x)[-1].mean((1, 2, 3)) + 2 * self.student(x)[-1].mean((1, 2, 3))
-        return dict(loss=answers.square().mean()) if mode == 'loss' else answers
+        outputs = self.teacher(x)[-1].mean((1, 2, 3)) + 2 * self.student(x)[-1].mean((1, 2, 3))
+        return dict(loss=outputs.square().mean()) if mode == 'loss' else outputs
 
     def test_step(self, data):
         return self(torch.stack(data)).tolist()
@@ -58,12 +58,13 @@ def make(kind=MobileOne):
 def make_runner(work_dir, checkpoint, model=None, hooks=(), **kwargs):
     test = dict(test_dataloader=loader(False), test_cfg=dict(), test_evaluator=[Mean()])
     return Runner(model or TwoBackbones(config(), config()), str(work_dir), load_from=str(checkpoint),
-                  custom_hooks=[dict(type='CheckpointFitHook'), *hooks], experiment_name=work_dir.name, **test, **kwargs)
+                  custom_hooks=[dict(type='CheckpointFitHook'), *hooks], experiment_name=work_dir.name, **test,
+                  **kwargs)
 
 
 def expected_mean(model):
     with torch.no_grad():
-        return sum(model.eval()(torch.stack(PICTURES[i:i + 2])).mean().item() for i in (0, 2)) / 2
+        return sum(model.eval()(torch.stack(IMAGES[i:i + 2])).mean().item() for i in (0, 2)) / 2
 
 
 def deployed_checkpoint(path, model, fused=('teacher', 'student')):
@@ -93,7 +94,7 @@ def test_however_the_config_names_it(kind, tmp_path):
 
 
 def test_a_checkpoint_named_by_url(tmp_path, monkeypatch):
-    """From the hub's cache, as there is no network here."""
+    """From the hub's cache, because the test has no network."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     (tmp_path / 'hub' / 'checkpoints').mkdir(parents=True)
     model = make()
@@ -111,7 +112,7 @@ def test_with_an_averaged_model(tmp_path):
 
 
 def test_under_ddp(tmp_path, monkeypatch):
-    """One process of gloo, in mmengine's wrapper."""
+    """One gloo process, in mmengine's wrapper."""
     for key, value in dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(29400 + hash(tmp_path) % 500), RANK='0',
                            WORLD_SIZE='1').items():
         monkeypatch.setenv(key, value)
@@ -130,10 +131,20 @@ def test_under_ddp(tmp_path, monkeypatch):
 
 def test_a_training_refuses_them(tmp_path):
     runner = make_runner(tmp_path, deployed_checkpoint(tmp_path / 'fused.pth', make()), train_dataloader=loader(True),
-                         train_cfg=dict(by_epoch=True, max_epochs=1), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
+                         train_cfg=dict(by_epoch=True, max_epochs=1),
+                         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
     with pytest.raises(CheckpointError, match=r'Got fused .* train form.*expand=True'):
         runner.train()
     assert not runner.model.teacher.deploy
+
+
+def test_a_training_after_a_test_of_them_is_refused(tmp_path):
+    runner = make_runner(tmp_path, deployed_checkpoint(tmp_path / 'fused.pth', make()), train_dataloader=loader(True),
+                         train_cfg=dict(by_epoch=True, max_epochs=1),
+                         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)))
+    runner.test()
+    with pytest.raises(CheckpointError, match='has tested fused weights.* Build a new Runner'):
+        runner.train()
 
 
 def test_weights_without_one_of_the_backbones(tmp_path):
@@ -147,7 +158,7 @@ def test_weights_without_one_of_the_backbones(tmp_path):
 
 @pytest.fixture
 def counts(monkeypatch):
-    """How often weights are read, translated, checked to fit and to be finite."""
+    """How often weights are read, translated, and checked to fit and to be finite."""
     counted = dict.fromkeys(('read', 'translate', 'fit'), 0)
 
     def count(name, modules, attribute):
@@ -204,14 +215,23 @@ def test_pretrained_weights_are_gone_through_once(table, expand, counts, tmp_pat
     assert counts == dict(read=1, translate=1, fit=1)
 
 
-def test_weights_that_are_changed_on_the_way_are_checked_again(tmp_path):
-    """By a hook that comes after the check, say."""
+@pytest.mark.parametrize('change, message', [
+    (lambda weights, key: weights.pop(key), 'missing'),
+    (lambda weights, key: weights.update({key: weights[key][:1]}), 'of another shape')])
+def test_weights_that_are_changed_on_the_way_are_checked_again(change, message):
+    """By a hook that runs after the check, say."""
     model = make()
     fitted = engine_fit.fit_model(model.state_dict(), model, switches=False)
-    del fitted['teacher.stage1.0.skip_branch.weight' if 'teacher.stage1.0.skip_branch.weight' in fitted
-               else 'teacher.stage0.scale_branch.bn.weight']
-    with pytest.raises(CheckpointError, match='missing'):
+    change(fitted, 'teacher.stage0.scale_branch.bn.weight')
+    with pytest.raises(CheckpointError, match=message):
         model.load_state_dict(fitted)
+
+
+def test_the_note_does_not_hold_for_another_arch():
+    """S1, S2 and S3 have the same keys; without this, their weights would load in part, without a word."""
+    fitted = engine_fit.fit_model(MobileOne('s1').state_dict(), MobileOne('s1'), switches=False)
+    with pytest.raises(CheckpointError, match="MobileOne 's1' weights"):
+        MobileOne('s2').load_state_dict(fitted, strict=False)
 
 
 def test_the_block_alone_says_so_too():

@@ -1,4 +1,4 @@
-"""mm's own hooks around an eval form: what they write through ``.data`` shows at once."""
+"""mm's hooks around an eval form: their writes through ``.data`` take effect at once."""
 from itertools import pairwise
 
 import pytest
@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from tests.support.reference import reference_maps
-from tests.support.training import PICTURES, Mean, Model, backbone, loader
+from tests.support.training import IMAGES, Mean, Model, backbone, loader
 
 
 class Teacher(Model):
@@ -22,14 +22,14 @@ class Teacher(Model):
         self.teacher.eval()
         for parameter in self.teacher.parameters():
             parameter.requires_grad = False
-        self.answers = []
+        self.outputs = []
 
     def forward(self, x, mode):
         with torch.no_grad():
-            answers = self.teacher(x)
-            for got, expected in zip(answers, reference_maps(self.teacher, x), strict=True):
+            outputs = self.teacher(x)
+            for got, expected in zip(outputs, reference_maps(self.teacher, x), strict=True):
                 torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * expected.abs().max())
-        self.answers.append(answers[-1].clone())
+        self.outputs.append(outputs[-1].clone())
         return dict(loss=(self.student(x)[-1].mean() - 1).square())
 
     def train(self, mode=True):
@@ -49,12 +49,12 @@ def make_runner(tmp_path, model, hooks, epochs=3, validates=True, **kwargs):
 
 
 def test_ema_hook(tmp_path):
-    """Validation sees the averaged weights, training goes on with the raw ones, the best checkpoint is the averaged."""
+    """Validation and the best checkpoint have the averaged weights, training continues with the raw."""
     runner = make_runner(tmp_path / 'ema', Model(), [dict(type='EMAHook', momentum=0.3)], test_dataloader=loader(False),
                          test_cfg=dict(), test_evaluator=[Mean()])
     runner.train()
-    # The average once more, and then the raw weights again, which are compared below. (Runner.test() would first make
-    # EMAHook begin a new average.)
+    # Validates the average again, then restores the raw weights, which are compared below.
+    # (Runner.test() would first make EMAHook begin a new average.)
     tested = runner.test_loop.run()['mean']
     scores = runner.message_hub.get_scalar('val/mean').data[0]
     best = next((tmp_path / 'ema').glob('best_*.pth'))
@@ -63,7 +63,7 @@ def test_ema_hook(tmp_path):
     load_checkpoint(model, str(best), strict=True)
     model.eval()
     with torch.no_grad():
-        batches = [torch.stack(PICTURES[:2]), torch.stack(PICTURES[2:])]
+        batches = [torch.stack(IMAGES[:2]), torch.stack(IMAGES[2:])]
         again = sum(model(x, 'predict')[0] for x in batches) / 2
     assert again == pytest.approx(max(scores), rel=1e-5)
     assert tested == pytest.approx(scores[-1], rel=1e-5)
@@ -78,14 +78,14 @@ def test_ema_hook(tmp_path):
 def test_mean_teacher_hook(tmp_path):
     runner = make_runner(tmp_path / 'teacher', Teacher(), [MeanTeacherHook(momentum=0.1)], epochs=4, validates=False)
     runner.train()
-    answers = runner.model.answers
-    assert len(answers) == 8
-    assert all(not torch.equal(a, b) for a, b in pairwise(answers[1:]))
+    outputs = runner.model.outputs
+    assert len(outputs) == 8
+    assert all(not torch.equal(a, b) for a, b in pairwise(outputs[1:]))
 
 
 @pytest.mark.parametrize('num_workers', [0, 1])
 def test_validation_draws_no_random_numbers_of_training(tmp_path, num_workers):
-    """Bit-identical weights, with the drop-out that would tell."""
+    """Bit-identical weights; drop-out would show a difference."""
 
     class WithDropout(Model):
 

@@ -65,7 +65,8 @@ class StopAfter(Hook):
 
 
 SCHEDULES = dict(
-    cosine=dict(type='CosineAnnealingLR', T_max=8, begin=0, end=8, eta_min=0, by_epoch=True, convert_to_iter_based=True),
+    cosine=dict(
+        type='CosineAnnealingLR', T_max=8, begin=0, end=8, eta_min=0, by_epoch=True, convert_to_iter_based=True),
     poly=dict(type='PolyLR', power=0.9, begin=1, end=8, eta_min=0, by_epoch=True, convert_to_iter_based=True),
     steps=dict(type='MultiStepLR', milestones=[3, 6], by_epoch=True, convert_to_iter_based=True),
     without_end=dict(type='CosineAnnealingLR', by_epoch=False, eta_min=0),
@@ -120,7 +121,8 @@ def test_the_best_of_another_run_stays_the_score_to_beat(tmp_path):
     make(tmp_path / 'worse', epochs=4, score=-100., **common).train()
     assert files(tmp_path / 'worse') == ['epoch_3.pth', 'epoch_4.pth']
     log = next((tmp_path / 'worse').glob('*/*.log')).read_text()
-    assert re.search(r"The best checkpoint so far \(-0\.\d+\) is that of another folder, '.*/a/best_mean_epoch_2\.pth'", log)
+    assert re.search(r"The best checkpoint so far \(-0\.\d+\) is that of another folder, "
+                     r"'.*/a/best_mean_epoch_2\.pth'", log)
     make(tmp_path / 'better', epochs=4, score=100., **common).train()
     assert files(tmp_path / 'better') == ['best_mean_epoch_3.pth', 'epoch_3.pth', 'epoch_4.pth']
     assert files(tmp_path / 'a') == ['best_mean_epoch_2.pth', 'epoch_1.pth', 'epoch_2.pth']
@@ -150,8 +152,9 @@ def test_with_several_best_and_a_folder_of_their_own(tmp_path):
         runner.val_loop.evaluator.metrics.append(Two())
         runner.val_loop.evaluator.metrics.pop(0)
         runner.train()
-    assert files(tmp_path / 'out/a') == ['best_mean_epoch_2.pth', 'best_other_epoch_2.pth', 'epoch_1.pth', 'epoch_2.pth']
-    assert files(tmp_path / 'out/b') == ['best_mean_epoch_4.pth', 'best_other_epoch_4.pth', 'epoch_3.pth', 'epoch_4.pth']
+    for name, (one, two) in dict(a=(1, 2), b=(3, 4)).items():
+        assert files(tmp_path / 'out' / name) == [
+            f'best_mean_epoch_{two}.pth', f'best_other_epoch_{two}.pth', f'epoch_{one}.pth', f'epoch_{two}.pth']
 
 
 def test_in_the_same_work_dir_all_goes_on(tmp_path):
@@ -226,7 +229,8 @@ def test_by_the_tools_on_two_devices_and_in_another_folder(shapes_root, tmp_path
                              SHAPES_ROOT=shapes_root)
     assert files(first) == before
     output = result.stdout + result.stderr
-    assert 'Resumed with 2 iterations an epoch, where the checkpoint has 4 (4 images an iteration before, 8 now)' in output
+    assert 'Resumed with 2 iterations an epoch, where the checkpoint has 4 ' \
+           '(4 images an iteration before, 8 now)' in output
     rates = [row['lr'] for row in scalars(second) if 'lr' in row]
     whole = [row['lr'] for row in scalars(first) if 'lr' in row]
     assert rates == pytest.approx([whole[8], whole[10], whole[12], whole[14]], rel=0.02)

@@ -1,4 +1,4 @@
-"""mmdet's teachers, semi-supervised and distilling: in eval mode from the start, written to behind their back."""
+"""mmdet's teachers, semi-supervised and distilling: in eval mode from the start, changed by hooks."""
 import importlib.util
 from itertools import pairwise
 from pathlib import Path
@@ -17,23 +17,24 @@ from tests.support.reference import randomize, reference_maps
 MMDET_CONFIGS = Path(importlib.util.find_spec('mmdet').origin).parent / '.mim' / 'configs'
 
 
-def check_and_record(backbone, answers):
-    """Compare each answer of a backbone in eval mode with the branch formula, and keep its mean."""
+def check_and_record(backbone, means):
+    """Compare each output of a backbone in eval mode with the branch formula, and record its mean."""
 
     def hook(module, inputs, outputs):
         assert not module.training
         maps = reference_maps(module, inputs[0])
         for index, got in zip(module.out_indices, outputs, strict=True):
             torch.testing.assert_close(got, maps[index], rtol=1e-3, atol=1e-3 * maps[index].abs().max().item())
-        answers.append((inputs[0].mean().item(), outputs[-1].mean().item()))
+        means.append((inputs[0].mean().item(), outputs[-1].mean().item()))
 
     backbone.register_forward_hook(hook)
 
 
 def semi_supervised(shapes_root):
-    """mmdet's semi-supervised set-up of SoftTeacher, on shapes, with SSDLite in place of Faster R-CNN."""
+    """mmdet's config of SoftTeacher, on shapes, with SSDLite in place of Faster R-CNN."""
     shapes = Config.fromfile(ROOT / 'configs' / 'detection' / 'ssdlite_mobileone_s2_shapes.py')
-    cfg = Config.fromfile(MMDET_CONFIGS / 'soft_teacher' / 'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
+    folder = MMDET_CONFIGS / 'soft_teacher'
+    cfg = Config.fromfile(folder / 'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
     detector = shapes.model
     detector.backbone.arch = 's0'
     levels = (256, 1024, *detector.neck.out_channels[2:])
@@ -77,19 +78,20 @@ def test_semi_supervised_with_mean_teacher(shapes_root, tmp_path, monkeypatch):
     cfg = semi_supervised(shapes_root)
     cfg.work_dir = str(tmp_path)
     runner = Runner.from_cfg(cfg)
-    model, answers, weights = runner.model, [], []
-    check_and_record(model.teacher.backbone, answers)
+    model, means, weights = runner.model, [], []
+    check_and_record(model.teacher.backbone, means)
     kept = model.teacher.backbone.stage1[0].conv_branches[0].conv.weight
     model.teacher.backbone.register_forward_hook(lambda *args: weights.append(kept.clone()))
     runner.train()
-    # Four iterations, and a validation after the second and the fourth; no update between the first one and the third.
-    assert len(answers) == 6 and torch.equal(weights[2], weights[3])
+    # Four iterations, and a validation after the second and the fourth; no update between the first
+    # and the third.
+    assert len(means) == 6 and torch.equal(weights[2], weights[3])
     assert all(not torch.equal(a, b) for a, b in pairwise([*weights[:3], *weights[4:]]))
     assert {f'val/{who}/coco/bbox_mAP' for who in ('teacher', 'student')} <= runner.message_hub.log_scalars.keys()
 
 
 def test_knowledge_distillation():
-    """The teacher is no submodule: train(), eval() and to() reach it only by the detector's own methods."""
+    """The teacher is no submodule: only the detector's methods pass train(), eval(), to() to it."""
     register_all_modules()
     backbone = dict(type='MobileOne', arch='s0', out_indices=(1, 2, 3))
     neck = dict(type='FPN', in_channels=[128, 256, 1024], out_channels=32, num_outs=3)
@@ -103,8 +105,8 @@ def test_knowledge_distillation():
     model = MODELS.build(cfg)
     randomize(model), randomize(model.teacher_model, 1)
     assert 'teacher_model' not in dict(model.named_children())
-    answers = []
-    check_and_record(model.teacher_model.backbone, answers)
+    means = []
+    check_and_record(model.teacher_model.backbone, means)
     data = demo_mm_inputs(2, [[3, 96, 96], [3, 96, 96]], num_classes=3)
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)
 
@@ -118,7 +120,7 @@ def test_knowledge_distillation():
     step()
     assert all(parameter.grad is None for parameter in model.teacher_model.parameters())
     step()
-    assert answers[0] == answers[1]
+    assert means[0] == means[1]
     model.to('cpu')
     with torch.no_grad():
         for parameter in model.teacher_model.parameters():
@@ -127,7 +129,7 @@ def test_knowledge_distillation():
     model.teacher_model.load_state_dict(randomize(MODELS.build(teacher), 2).state_dict())
     model.to('cpu')
     step()
-    assert len({answer for _, answer in answers}) == 3
+    assert len({mean for _, mean in means}) == 3
     model.eval()
     with torch.no_grad():
         assert len(model(**model.data_preprocessor(data, False), mode='predict')) == 2

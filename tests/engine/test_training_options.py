@@ -1,4 +1,4 @@
-"""What people switch on in mm's configs: AMP, accumulation, clipping, checkpointing, torch.compile; gradients in eval."""
+"""Options in mm's configs: AMP, accumulation, clipping, checkpointing, compile; gradients in eval."""
 import pytest
 import torch
 from mmengine.runner import Runner
@@ -12,7 +12,8 @@ from tests.support.training import Mean, Model, backbone, loader
 def train(tmp_path, optim_wrapper=None, model=None, epochs=2, **cfg):
     """A short run of the real Runner with validation (which checks each prediction); returns the runner."""
     runner = Runner(
-        model or Model(), str(tmp_path), train_dataloader=loader(True), train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        model or Model(), str(tmp_path), train_dataloader=loader(True),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)) | (optim_wrapper or {}), val_dataloader=loader(False),
         val_cfg=dict(), val_evaluator=[Mean()], randomness=dict(seed=0), experiment_name=tmp_path.name, cfg=cfg)
     runner.train()
@@ -39,7 +40,7 @@ class InBFloat16(Model):
 
 
 def test_amp_in_bfloat16(tmp_path):
-    slow = dict(optimizer=dict(type='SGD', lr=1e-4))  # faster, this loss would blow up any difference
+    slow = dict(optimizer=dict(type='SGD', lr=1e-4))  # with a larger LR, this loss would amplify any difference
     amp, plain = train(tmp_path / 'amp', slow, InBFloat16()), train(tmp_path / 'plain', slow)
     for (key, value), other in zip(amp.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
         # 8 bits, over 14 layers
@@ -51,17 +52,22 @@ def test_amp_in_bfloat16(tmp_path):
 def test_accumulation_and_clipping(tmp_path):
     runner = train(tmp_path / 'run', dict(accumulative_counts=2, clip_grad=dict(max_norm=0.01)), epochs=1)
     start = Model()
-    moved = [(a.detach() - b.detach()).norm() for a, b in zip(runner.model.parameters(), start.parameters(), strict=True)]
-    # One step of two batches, its gradient clipped to a norm of 0.01, at an LR of 0.05.
+    moved = [(a.detach() - b.detach()).norm()
+             for a, b in zip(runner.model.parameters(), start.parameters(), strict=True)]
+    # One step over two batches, with the gradient clipped to a norm of 0.01, at an LR of 0.05.
     torch.testing.assert_close(torch.stack(moved).norm(), torch.tensor(0.05 * 0.01), rtol=1e-2, atol=0)
 
 
 def test_activation_checkpointing_by_mmengines_key(tmp_path):
-    """Same weights. (The statistics of recomputed norms count twice, as of any norm under that key; with_cp is exact.)"""
+    """Same weights. The statistics of recomputed norms count twice, as for all norms under that key.
+
+    with_cp is exact.
+    """
     keys = ['backbone.stage2', 'backbone.stage3.1']
     checkpointed = train(tmp_path / 'checkpointed', activation_checkpointing=keys)
     plain = train(tmp_path / 'plain')
-    for (key, value), other in zip(checkpointed.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
+    for (key, value), other in zip(checkpointed.model.state_dict().items(), plain.model.state_dict().values(),
+                                   strict=True):
         if 'running' not in key and 'num_batches' not in key:
             torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6)
 
@@ -76,7 +82,7 @@ def test_with_cp_by_its_own_argument(tmp_path):
 
 
 def test_efficient_conv_bn_eval_by_mmengines_key(tmp_path):
-    """It replaces the backbone's forward by a traced one, in which a block is one call, and still folds."""
+    """It replaces the backbone's forward by a traced one, in which a block is one call, and folds."""
     runner = train(tmp_path / 'efficient', efficient_conv_bn_eval='backbone')
     assert 'forward' in vars(runner.model.backbone)
     equal(runner, train(tmp_path / 'plain'))
@@ -89,7 +95,7 @@ def test_torch_compile_by_mmengines_key(tmp_path):
 
 
 def test_fgsm_and_grad_cam_in_eval():
-    """The gradient to the picture and to every stage's map is that of the branch form."""
+    """Gradients with respect to the image and each stage's map are those of the branches."""
     model = backbone().double().eval()
     grads = []
     for forward in (lambda x: model(x), lambda x: reference_maps(model, x)):
@@ -124,6 +130,6 @@ def test_pickled_to_a_worker():
     with torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))  # a warm cache
         expected = [model(torch.full((1, 3, 32, 32), float(i)))[-1] for i in range(4)]
-    answers = list(DataLoader(Features(model), batch_size=None, num_workers=1, multiprocessing_context='spawn'))
-    for got, feature in zip(answers, expected, strict=True):
+    outputs = list(DataLoader(Features(model), batch_size=None, num_workers=1, multiprocessing_context='spawn'))
+    for got, feature in zip(outputs, expected, strict=True):
         torch.testing.assert_close(got, feature, rtol=1e-4, atol=1e-4 * feature.abs().max().item())

@@ -1,4 +1,4 @@
-"""Two gloo processes in mmengine's Runner, by our own ``launch``: what they validate is saved, and they end together.
+"""Two gloo processes in the Runner, started by our own ``launch``: what they validate is saved, and they end together.
 
 Run as a script, by torchrun, this is one of the two.
 """
@@ -32,7 +32,8 @@ class Normed(BaseModel):
         if mode == 'loss':
             self.seen += 1
             loss = self.norm(x + 10 * get_rank()).square().mean()
-            return dict(loss=loss * torch.nan if (self.seen, os.environ.get('NAN_ON')) == (3, str(get_rank())) else loss)
+            is_bad = (self.seen, os.environ.get('NAN_ON')) == (3, str(get_rank()))
+            return dict(loss=loss * torch.nan if is_bad else loss)
         return [self.norm.running_mean.item()] * len(x)
 
 

@@ -1,1 +1,1 @@
-"""What several test files need. Test files import from here, never from each other."""
+"""Code that several test files share. Test files import from here, never from each other."""

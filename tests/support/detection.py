@@ -1,4 +1,4 @@
-"""Very short runs of a detector on the drawn shapes."""
+"""Options for very short runs of a detector on the drawn shapes."""
 from .runs import cfg_options, logged
 
 SHAPES = 'configs/detection/ssdlite_mobileone_s2_shapes.py'

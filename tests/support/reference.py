@@ -7,7 +7,7 @@ from mobileone_mm import MobileOneBlock
 
 
 def randomize(model, seed=0):
-    """Give every norm four random tensors: on fresh norms most wrong folds pass."""
+    """Give every norm four random tensors: with fresh norms most wrong folds pass."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -30,7 +30,7 @@ def frozen_norm(norm, x):
 
 
 def reference(module, x):
-    """The branch formula, written again with torch's functions; for a block, a stage or a backbone's stages."""
+    """The branch formula, written with torch's functions, for a block, a stage or several stages."""
     if not isinstance(module, MobileOneBlock):
         for child in module:
             x = reference(child, x)

@@ -8,7 +8,7 @@ from .paths import ROOT
 
 
 def run(*command, check=True, cwd=None, **env):
-    """Run a command with the project importable; its output is in the failure's message."""
+    """Run a command with the project importable; a failure shows its output."""
     environment = os.environ | {'PYTHONPATH': str(ROOT)} | {key: str(value) for key, value in env.items()}
     result = subprocess.run([str(part) for part in command], cwd=cwd or ROOT, env=environment, text=True,
                             capture_output=True, timeout=1200)
@@ -35,7 +35,7 @@ def scalars(folder):
 
 
 def logged(folder, metric):
-    """The last metrics in a work dir's newest scalars file, or in a test's json: those of the group of ``metric``."""
+    """The last metrics of ``metric``'s group in a work dir's newest scalars file, or in a test's json."""
     files = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
     rows = [json.loads(line) for line in files[-1].read_text().splitlines()]
     row = [row for row in rows if metric in row][-1]

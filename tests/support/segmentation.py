@@ -1,4 +1,4 @@
-"""A segmentor, what a dataloader gives it, and very short runs on the drawn shapes."""
+"""A segmentor, batches as of a dataloader, and options for very short runs on the drawn shapes."""
 import torch
 from mmengine.config import Config
 from mmengine.structures import PixelData
@@ -21,8 +21,8 @@ def segmentor(name='s0_voc12aug', **backbone):
     return MODELS.build(cfg.model)
 
 
-def pictures(*sizes, labels=None):
-    """What a dataloader gives: uint8 pictures, and the truth, all ``labels`` or random."""
+def images(*sizes, labels=None):
+    """A batch as of a dataloader: uint8 images, and the truth, all ``labels`` or random."""
     generator = torch.Generator().manual_seed(0)
     inputs, samples = [], []
     for size in sizes:

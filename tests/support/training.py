@@ -1,4 +1,4 @@
-"""A model, its data and its metric, for trainings of a second in the real Runner."""
+"""A model, its data and its metric, for trainings in the real Runner that take a second."""
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
@@ -16,7 +16,7 @@ def backbone(seed=0):
 
 
 class Model(BaseModel):
-    """A backbone that learns to answer 1, and checks each of its predictions against the branch formula."""
+    """A backbone that learns to output 1, and compares each prediction with the branch formula."""
 
     def __init__(self, stay_random=False):
         super().__init__()
@@ -50,9 +50,9 @@ class Mean(BaseMetric):
         return dict(mean=sum(results) / len(results))
 
 
-PICTURES = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+IMAGES = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 
 
 def loader(shuffle):
-    return dict(batch_size=2, num_workers=0, dataset=PICTURES, collate_fn=dict(type='pseudo_collate'),
+    return dict(batch_size=2, num_workers=0, dataset=IMAGES, collate_fn=dict(type='pseudo_collate'),
                 sampler=dict(type='DefaultSampler', shuffle=shuffle))

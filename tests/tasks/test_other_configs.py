@@ -1,4 +1,4 @@
-"""The backbone inside mmdet's and mmseg's own configs: build, one loss, one prediction."""
+"""The backbone in configs of mmdet and mmseg: build, one loss, one prediction."""
 import importlib.util
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from mmseg.utils import register_all_modules as register_mmseg
 
 from mobileone_mm.compat.mmcv_ops import has_compiled_ops
-from tests.support.segmentation import pictures
+from tests.support.segmentation import images
 
 CHANNELS = (48, 128, 256, 1024)  # of S0
 
@@ -71,12 +71,12 @@ def test_segmentors(path, out_indices, head):
         cfg.auxiliary_head.update(in_channels=CHANNELS[2], in_index=out_indices.index(2), norm_cfg=norm_cfg,
                                   num_classes=21)
     model = MODELS.build(cfg)
-    data = pictures((size, size), (size, size))
+    data = images((size, size), (size, size))
     losses = model.train()(**model.data_preprocessor(data, True), mode='loss')
     sum(value for key, value in losses.items() if 'loss' in key).backward()
     used = max(out_indices) + 1
     assert all(parameter.grad is not None for name, parameter in model.backbone.named_parameters()
                if name.startswith(tuple(f'stage{i}.' for i in range(used + 1))))
     with torch.no_grad():
-        result = model.eval()(**model.data_preprocessor(pictures((size - 1, size + 2))), mode='predict')[0]
+        result = model.eval()(**model.data_preprocessor(images((size - 1, size + 2))), mode='predict')[0]
     assert result.pred_sem_seg.shape == (size - 1, size + 2)

@@ -1,4 +1,4 @@
-"""Pretraining: the paper's recipe as it runs, weights into every config, and classifiers from elsewhere."""
+"""Pretraining: the paper's recipe as it runs, weights for all configs, classifiers of others."""
 import math
 import re
 
@@ -54,13 +54,13 @@ def shrink(cfg):
 
 @pytest.fixture(scope='module')
 def imagenet(tmp_path_factory):
-    """Four pictures in ImageNet's layout."""
+    """Four images in ImageNet's layout."""
     root = tmp_path_factory.mktemp('imagenet')
     for split in ('train', 'val'):
         (root / split).mkdir()
         for i in range(4):
-            picture = np.random.default_rng(i).integers(0, 255, (240, 260, 3), np.uint8)
-            cv2.imwrite(str(root / split / f'{i}.png'), picture)
+            image = np.random.default_rng(i).integers(0, 255, (240, 260, 3), np.uint8)
+            cv2.imwrite(str(root / split / f'{i}.png'), image)
         (root / 'meta').mkdir(exist_ok=True)
         (root / 'meta' / f'{split}.txt').write_text(''.join(f'{i}.png {i}\n' for i in range(4)))
     return root
@@ -79,7 +79,7 @@ def test_the_papers_numbers(arch):
 
 
 class Recorder(Hook):
-    """What a run really does, epoch by epoch."""
+    """Records what a run does in each epoch."""
 
     priority = 'VERY_LOW'
 
@@ -100,7 +100,7 @@ class Recorder(Hook):
 
 
 def recorded(arch, imagenet, work_dir, monkeypatch, **changes):
-    """Run a config whole but for its size: a tiny arch, an iteration an epoch."""
+    """Run a whole config in small: a tiny arch, one iteration per epoch."""
     monkeypatch.setenv('IN1K_ROOT', str(imagenet))
     cfg = load(arch)
     shrink(cfg)
@@ -123,7 +123,7 @@ def weight_decay(epoch):
 
 @pytest.mark.parametrize('arch, strengths', [pytest.param('s0', None, marks=pytest.mark.slow), ('s2', (0.3, 0.6, 1.0))])
 def test_regularization_relaxes_in_the_runner(arch, strengths, imagenet, tmp_path, monkeypatch):
-    """Sizes, strengths and weight decay of all 300 epochs; from 0 on, the 38th and the 113th are the first of a phase."""
+    """Sizes, strengths and weight decay of all 300 epochs; epochs 38 and 113, from 0, begin a phase."""
     epochs = recorded(arch, imagenet, tmp_path, monkeypatch)
     assert len(epochs) == 300
     for epoch, got in epochs.items():
@@ -133,19 +133,19 @@ def test_regularization_relaxes_in_the_runner(arch, strengths, imagenet, tmp_pat
         assert got['norms'] == {0}, epoch
         value, = got['others']
         assert value == pytest.approx(weight_decay(epoch), rel=1e-9), epoch
-    # The facts' own values of that curve.
+    # Values of that curve from the notes on the paper.
     for epoch, value in ((0, 1e-4), (38, 9.65e-5), (113, 7.20e-5), (150, 5.5e-5), (200, 3.25e-5), (250, 1.60e-5)):
         assert next(iter(epochs[epoch]['others'])) == pytest.approx(value, rel=2e-3)
     assert epochs[0]['lr'] == pytest.approx(1e-4) and epochs[5]['lr'] == pytest.approx(0.1, rel=1e-3)
     assert epochs[299]['lr'] < 1e-4
-    if strengths:  # a run that goes on is in the phase where it was
+    if strengths:  # a resumed run is in the same phase
         epochs = recorded(arch, imagenet, tmp_path, monkeypatch, resume=True, load_from=str(tmp_path / 'epoch_150.pth'))
         assert min(epochs) == 150 and epochs[150]['augment'] == [1.0] and epochs[150]['size'] == {(224, 224)}
         assert list(epochs[150]['others']) == [pytest.approx(weight_decay(150))]
 
 
 def test_workers_get_the_next_phase(shapes_root, tmp_path, monkeypatch):
-    """Workers that persist have a copy of the pipeline, and must be started anew."""
+    """Persistent workers have a copy of the pipeline, and must be started again."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     cfg = Config.fromfile(ROOT / SHAPES)
     shrink(cfg)
@@ -159,7 +159,7 @@ def test_workers_get_the_next_phase(shapes_root, tmp_path, monkeypatch):
     assert [recorder.epochs[epoch]['augment'] for epoch in range(4)] == [[0.3], [0.6], [1.0], [1.0]]
 
 
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
 
 
@@ -167,7 +167,7 @@ def augmented(transform, seeds=40):
     results = []
     for seed in range(seeds):
         np.random.seed(seed)
-        results.append(transform(dict(img=picture()))['img'])
+        results.append(transform(dict(img=image()))['img'])
     return results
 
 
@@ -175,8 +175,8 @@ def test_strength_of_autoaugment():
     theirs = augmented(pretraining.AutoAugment('imagenet'))
     assert all(np.array_equal(a, b) for a, b in zip(
         theirs, augmented(pretraining.ProgressiveAutoAugment('imagenet', strength=1)), strict=True))
-    assert all(np.array_equal(a, picture()) for a in augmented(pretraining.ProgressiveAutoAugment(strength=0)))
-    change = [np.mean([np.abs(a.astype(int) - picture()).mean() for a in augmented(
+    assert all(np.array_equal(a, image()) for a in augmented(pretraining.ProgressiveAutoAugment(strength=0)))
+    change = [np.mean([np.abs(a.astype(int) - image()).mean() for a in augmented(
         pretraining.ProgressiveAutoAugment(strength=strength))]) for strength in (0.3, 0.6, 1)]
     assert 0 < change[0] < change[1] < change[2]
     operation = dict(type='Posterize', bits=4, prob=0.4)
@@ -232,16 +232,16 @@ def test_missing_imagenet(tmp_path):
     ([], None, '1000 folders such as n01440764 in {val}, which has 0 of them and 0 others'),
     (map(str, range(1000)), None, '1000 folders such as n01440764 in {val}, which has 0 of them and 1000 others'),
     ([], 'absent.JPEG 5\n', '{val}/absent.JPEG, the first of'),
-    ([], 'picture.JPEG 5\n', None),
+    ([], 'image.JPEG 5\n', None),
     ([f'n{i:08}' for i in range(1000)], None, None),
-], ids=['two folders', 'flat', 'numbers', 'absent picture', 'good list', 'good folders'])
+], ids=['two folders', 'flat', 'numbers', 'absent image', 'good list', 'good folders'])
 def test_layouts_of_imagenet(folders, listed, message, tmp_path, monkeypatch):
-    """mmpretrain numbers the folders that there are: others than the 1000 synsets would be other classes."""
+    """mmpretrain numbers the existing folders: with others than the 1000 synsets, classes would differ."""
     val = tmp_path / 'val'
     for name in folders:
         (val / name).mkdir(parents=True)
     val.mkdir(exist_ok=True)
-    (val / 'picture.JPEG').write_bytes(b'x')
+    (val / 'image.JPEG').write_bytes(b'x')
     if listed:
         (tmp_path / 'meta').mkdir()
         (tmp_path / 'meta' / 'val.txt').write_text(listed)
@@ -258,14 +258,16 @@ def test_layouts_of_imagenet(folders, listed, message, tmp_path, monkeypatch):
 def pretrained(shapes_root, tmp_path_factory):
     """Work dir of a small run with all three phases."""
     work = tmp_path_factory.mktemp('pretrained')
-    python('-W', 'ignore', 'tools/train.py', SHAPES, '--work-dir', work, '--cfg-options', 'train_dataloader.batch_size=8',
+    python('-W', 'ignore', 'tools/train.py', SHAPES, '--work-dir', work, '--cfg-options',
+           'train_dataloader.batch_size=8',
            'default_hooks.checkpoint.interval=5', 'train_cfg.val_interval=5', SHAPES_ROOT=shapes_root)
     return work
 
 
 def evaluate(config, checkpoint, work_dir, *arguments, **env):
-    """What tools/test.py says: top-1, and top-5 where it is asked for."""
-    result = python('-W', 'ignore', 'tools/test.py', config, checkpoint, '--work-dir', work_dir, *arguments, '--cfg-options',
+    """The metrics of tools/test.py: top-1, and top-5 on request."""
+    result = python('-W', 'ignore', 'tools/test.py', config, checkpoint, '--work-dir', work_dir, *arguments,
+                    '--cfg-options',
                     'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', **env)
     return [float(value) for value in re.findall(r'accuracy/top\d: ([\d.]+)', result.stdout + result.stderr)]
 
@@ -280,13 +282,15 @@ def test_pretraining_starts_a_detector(pretrained, shapes_root, tmp_path):
     assert all(torch.equal(value, averaged[f'backbone.{key}']) for key, value in backbone.state_dict().items())
     assert any(not torch.equal(value, raw[f'module.backbone.{key}']) for key, value in backbone.state_dict().items())
     python('tools/train.py', 'configs/detection/ssdlite_mobileone_s2_shapes.py', '--work-dir', tmp_path / 'det',
-           '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'model.backbone.init_cfg.type=Pretrained',
+           '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
+           'model.backbone.init_cfg.type=Pretrained',
            f'model.backbone.init_cfg.checkpoint={pretrained / "epoch_5.pth"}', SHAPES_ROOT=shapes_root)
     assert 'coco/bbox_mAP' in logged(tmp_path / 'det', 'coco/bbox_mAP')
-    accuracy = evaluate(SHAPES, pretrained / 'epoch_5.pth', tmp_path / 'test', '--out', tmp_path / 'out.pkl', '--show-dir',
-                        tmp_path / 'pictures', SHAPES_ROOT=shapes_root)
+    accuracy = evaluate(SHAPES, pretrained / 'epoch_5.pth', tmp_path / 'test', '--out', tmp_path / 'out.pkl',
+                        '--show-dir',
+                        tmp_path / 'images', SHAPES_ROOT=shapes_root)
     assert accuracy == [pytest.approx(logged_values(pretrained, 'accuracy/top1')[-1], abs=1e-3)]
-    assert (tmp_path / 'out.pkl').stat().st_size and len(list((tmp_path / 'pictures').iterdir())) == 6
+    assert (tmp_path / 'out.pkl').stat().st_size and len(list((tmp_path / 'images').iterdir())) == 6
 
 
 @pytest.mark.slow
@@ -304,7 +308,7 @@ LEAF_CONFIGS = [path for folder in ('detection', 'segmentation')
 
 @pytest.mark.parametrize('arch', ARCH_PARAMS)
 def test_every_config_starts_from_it(arch, tmp_path):
-    """By its init_cfg alone, strictly; S4 without SE leaves the gates out, as from Apple's."""
+    """By its init_cfg alone, strictly; S4 without SE leaves out the gates, as with Apple's weights."""
     weights = randomize(build(load(arch))).state_dict()
     torch.save(dict(state_dict=weights, meta={}), tmp_path / 'pretrained.pth')
     configs = [path for path in LEAF_CONFIGS if f'_{arch}' in path.stem]
@@ -321,7 +325,7 @@ def test_every_config_starts_from_it(arch, tmp_path):
 
 
 def test_apples_weights_through_the_config(tmp_path):
-    """20 and 24 of 25 by the config's own pipeline, with Apple's own classifier."""
+    """20 and 24 of 25 with the config's pipeline and Apple's classifier."""
     checkpoint = real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'
     assert evaluate('configs/pretraining/mobileone_s0_in1k.py', checkpoint, tmp_path,
                     IN1K_ROOT=real_data('imagenet_val25')) == [80, 96]
@@ -394,7 +398,7 @@ def test_two_classifiers_are_refused():
 
 @pytest.mark.slow
 def test_relaxation_in_fine_tuning(shapes_root, tmp_path, monkeypatch):
-    """The examples: weight decay a tenth at the end in both; pictures grow in the segmentor, whose config shows how."""
+    """The examples: in both, weight decay ends at a tenth; in the segmentor, images grow."""
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     for config, grows in (('detection/ssdlite_mobileone_s2_relaxed_shapes', False),
                           ('segmentation/deeplabv3_mobileone_s2_relaxed_shapes', True)):
@@ -430,7 +434,7 @@ def test_relaxation_in_a_loop_over_iterations(shapes_root, tmp_path, monkeypatch
     cfg.merge_from_dict(dict(work_dir=str(tmp_path), log_level='ERROR') | NO_VALIDATION)
     runner = Runner.from_cfg(cfg)
     runner.train()
-    # Of the last of six iterations.
+    # In the last of six iterations.
     last = 0.001 + 0.009 * (1 + math.cos(math.pi * 5 / 6)) / 2
     assert runner.optim_wrapper.param_groups[0]['weight_decay'] == pytest.approx(last)
 

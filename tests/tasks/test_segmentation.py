@@ -1,4 +1,4 @@
-"""DeepLabV3: configs, what their head and data answer to odd input, and the tools on drawn and on real pictures."""
+"""DeepLabV3: configs, odd input to head and data, and the tools on drawn and on real images."""
 import importlib.util
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 from tests.support.paths import ROOT, real_data
 from tests.support.reference import randomize, reference_maps
 from tests.support.runs import logged, python, run_distributed
-from tests.support.segmentation import SHAPES, options, pictures, segmentor
+from tests.support.segmentation import SHAPES, images, options, segmentor
 
 CONFIGS = sorted((ROOT / 'configs' / 'segmentation').glob('*.py'))
 LEAVES = [path for path in CONFIGS if 'shapes' not in path.name]
@@ -103,7 +103,8 @@ def test_missing_data_ends_at_once(tmp_path, tool, extra, data, root, wanted, ho
 
 @pytest.mark.parametrize('contract_dilation', [False, True])
 @pytest.mark.parametrize('strides, dilations', [
-    ((2, 2, 2, 2), (1, 1, 1, 1)), ((2, 2, 2, 1), (1, 1, 1, 2)), ((2, 2, 1, 1), (1, 1, 2, 4)), ((2, 1, 1, 1), (1, 2, 4, 8)),
+    ((2, 2, 2, 2), (1, 1, 1, 1)), ((2, 2, 2, 1), (1, 1, 1, 2)), ((2, 2, 1, 1), (1, 1, 2, 4)),
+    ((2, 1, 1, 1), (1, 2, 4, 8)),
     ((1, 2, 1, 2), (3, 1, 2, 1)), ((1, 1, 1, 1), (1, 1, 1, 1)), ((2, 2, 2, 2), (2, 2, 3, 4)),
 ])
 def test_fused_equals_unfused(strides, dilations, contract_dilation):
@@ -121,30 +122,30 @@ def test_fused_equals_unfused(strides, dilations, contract_dilation):
 def test_a_batch_of_one():
     model = segmentor()
     with pytest.raises(ValueError, match='Got a batch of one image.*train_dataloader.batch_size to 2 or more'):
-        losses(model, pictures((64, 64)))
+        losses(model, images((64, 64)))
     with torch.no_grad():
-        assert model.eval()(**model.data_preprocessor(pictures((64, 64))), mode='predict')
-        assert losses(model, pictures((64, 64), (64, 64)))['decode.loss_ce'].isfinite()
+        assert model.eval()(**model.data_preprocessor(images((64, 64))), mode='predict')
+        assert losses(model, images((64, 64), (64, 64)))['decode.loss_ce'].isfinite()
 
 
-def test_pictures_of_any_size():
-    """Smaller than the crop: padded, the padding is not learned from. Odd sizes: the mask has the picture's size."""
+def test_images_of_any_size():
+    """Smaller than the crop: padded, but no loss on padding. Odd sizes: the mask has the image's size."""
     model = segmentor()
-    data = model.data_preprocessor(pictures((37, 51), (40, 33)), True)
+    data = model.data_preprocessor(images((37, 51), (40, 33)), True)
     assert data['inputs'].shape == (2, 3, 512, 512)
     for sample, (height, width) in zip(data['data_samples'], [(37, 51), (40, 33)], strict=True):
         labels = sample.gt_sem_seg.data
         assert (labels[:, height:] == 255).all() and (labels[..., width:] == 255).all()
     with torch.no_grad():
         for size in [(37, 51), (1, 1), (513, 17)]:
-            result = model.eval()(**model.data_preprocessor(pictures(size)), mode='predict')[0]
+            result = model.eval()(**model.data_preprocessor(images(size)), mode='predict')[0]
             assert result.pred_sem_seg.shape == size
 
 
-def test_pictures_without_any_label():
+def test_images_without_any_label():
     """They teach nothing and break nothing."""
     model = segmentor()
-    loss = losses(model, pictures((64, 64), (64, 64), labels=255))
+    loss = losses(model, images((64, 64), (64, 64), labels=255))
     loss['decode.loss_ce'].backward()
     assert loss['decode.loss_ce'] == 0 and loss['decode.acc_seg'].isfinite()
     assert all(parameter.grad is None or (parameter.grad == 0).all() for parameter in model.parameters())
@@ -176,13 +177,13 @@ def test_shapes_end_to_end(shapes_root, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('arch', ['s0', 's4'])
 @pytest.mark.parametrize('data', ['voc12aug', 'ade20k'])
-def test_real_pictures_end_to_end(arch, data, tmp_path):
+def test_real_images_end_to_end(arch, data, tmp_path):
     """Train, validate, resume, test; test repeats validation."""
     voc = data == 'voc12aug'
     root = dict(VOC_ROOT=real_data('VOCdevkit') / 'VOC2012') if voc else \
         dict(ADE_ROOT=real_data('ade') / 'ADEChallengeData2016')
     config, work = f'configs/segmentation/deeplabv3_mobileone_{arch}_{data}.py', tmp_path / 'work'
-    # Steps so large that each epoch's metrics are others.
+    # Steps so large that each epoch's metrics differ.
     few = {'val_dataloader.dataset.indices': 4, 'test_dataloader.dataset.indices': 4, 'param_scheduler': [],
            'optim_wrapper.optimizer.lr': 0.02, 'custom_hooks.0.momentum': 0.5}
     few |= {f'train_dataloader.dataset.datasets.{i}.indices': 2 for i in (0, 1)} if voc else \
@@ -202,7 +203,7 @@ def test_real_pictures_end_to_end(arch, data, tmp_path):
 
 
 def test_sync_bn():
-    """What the config's key makes of all norms on several GPUs, and back on one: each folds to the same function."""
+    """Norms as the config's key converts them for several GPUs, and back: all fold to one function."""
     cfg = Config.fromfile(LEAVES[0])
     model = randomize(segmentor(), 1)
     plain = sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
@@ -215,8 +216,9 @@ def test_sync_bn():
             torch.testing.assert_close(form.backbone(inputs)[0], expected, rtol=1e-10, atol=1e-10)
 
 
-def test_too_few_pictures_for_a_batch(shapes_root, tmp_path):
-    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path, *options(**{'train_dataloader.dataset.indices': 1}),
+def test_too_few_images_for_a_batch(shapes_root, tmp_path):
+    result = python('tools/train.py', SHAPES, '--work-dir', tmp_path,
+                    *options(**{'train_dataloader.dataset.indices': 1}),
                     check=False, SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     assert 'Error: 1 images give no batch of 2 (drop_last=True)' in result.stderr

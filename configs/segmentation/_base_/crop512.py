@@ -20,7 +20,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 # --tta is mmseg's: its factors scale the original image, while the plain test resizes the short
-# side to 512.
+# side to 512. The annotations are loaded behind RandomFlip, so that the truth is not flipped.
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -8,11 +8,12 @@ from ..saving import saves_after_iter
 
 @HOOKS.register_module()
 class SyncAveragedBuffersHook(SyncBuffersHook):
-    """mmengine's SyncBuffersHook, also for the averaged model of EMAHook, and also before a checkpoint is saved.
+    """mmengine's SyncBuffersHook, extended to the averaged model of EMAHook and to saved checkpoints.
 
-    Without SyncBN each device counts statistics of its own, and EMAHook averages those over time, not over devices;
-    then what is validated on several devices is not what the first one saves. Statistics are averaged at the end of an
-    epoch, and under IterBasedTrainLoop, which has only one, before each validation and each checkpoint.
+    Without SyncBN each device has different statistics, and EMAHook averages them over time, not
+    over devices; then the model that several devices validate is not the one that the first saves.
+    Statistics are averaged at the end of an epoch, and under IterBasedTrainLoop, which has only
+    one, before each validation and each checkpoint.
     """
 
     def before_val_epoch(self, runner) -> None:

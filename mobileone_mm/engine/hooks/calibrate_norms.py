@@ -14,8 +14,8 @@ from ..unwrap import unwrapped
 class CalibrateNormsHook(Hook):
     """Before training, gives the backbone's norms the statistics of some training batches.
 
-    For weights that were expanded from fused ones (``init_cfg=dict(type='Pretrained', expand=True, ...)``): see
-    :func:`mobileone_mm.calibrate_norms`. A run that resumes does without.
+    For weights that were expanded from fused ones (``init_cfg=dict(type='Pretrained', expand=True,
+    ...)``): see :func:`mobileone_mm.calibrate_norms`. A run that resumes skips it.
 
     Args:
         num_batches: Number of training batches, on each device.

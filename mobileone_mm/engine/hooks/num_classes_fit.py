@@ -1,51 +1,43 @@
 """A hook that compares the classes of heads and datasets."""
 import re
 
-from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from ...datasets.classes import read_classes
 from ...mobileone import MobileOne
 from ...utils.errors import DataError
 from ..unwrap import unwrapped
+from .data_check import DataCheckHook
 
-# Auxiliary heads may have classes of their own, such as STDC's boundaries.
+# Auxiliary heads are left out: they may have other classes, such as STDC's boundaries.
 _HEAD = re.compile(r'(^|\.)(bbox_head|decode_head|head)(\.\d+)?$')
 
 
 @HOOKS.register_module()
-class NumClassesFitHook(Hook):
-    """Refuses heads whose number of classes differs from the dataset's, which end in a wrong index or in wrong metrics.
+class NumClassesFitHook(DataCheckHook):
+    """Refuses heads whose number of classes differs from the dataset's.
 
-    Not checked are models without a :class:`MobileOne`, auxiliary heads, and datasets that do not tell their classes or are
+    They would end in a wrong index or in wrong metrics. Not checked are models without a
+    :class:`MobileOne`, auxiliary heads, and datasets that do not name their classes or are
     panoptic. To switch it off under our own tools: ``default_hooks.num_classes_fit=None``.
 
     Raises:
         DataError: Naming the head, both numbers and the classes.
     """
 
-    def before_train(self, runner) -> None:
-        """Check the training data."""
-        self._check(runner, 'train')
-
-    def before_val(self, runner) -> None:
-        """Check the validation data."""
-        self._check(runner, 'val')
-
-    def before_test(self, runner) -> None:
-        """Check the test data."""
-        self._check(runner, 'test')
-
-    def _check(self, runner, split: str) -> None:
+    def check(self, runner, split: str) -> None:
+        """Check the classes of one split."""
         model = unwrapped(runner.model)
         metainfo = getattr(getattr(runner, f'{split}_dataloader').dataset, 'metainfo', None) or {}
         classes = None if 'thing_classes' in metainfo else metainfo.get('classes')
         if classes is None or not any(isinstance(module, MobileOne) for module in model.modules()):
             return
+        classes = read_classes(classes, f'the {split} data')
         for name, module in model.named_modules():
             got = getattr(module, 'num_classes', None)
-            # An RPN tells objects from background, whatever the classes.
+            # An RPN only separates objects from background, whatever the classes.
             if _HEAD.search(name) and got not in (None, len(classes)) and not type(module).__name__.endswith('RPNHead'):
                 raise DataError(
                     f'model.{name}.num_classes is {got}, but the {split} data has {len(classes)} classes: '
-                    f'{", ".join(map(str, classes[:6]))}{", ..." if len(classes) > 6 else ""}. Set the one to the other: '
-                    'num_classes of all heads, or metainfo=dict(classes=(...)) of all datasets.')
+                    f'{", ".join(map(str, classes[:6]))}{", ..." if len(classes) > 6 else ""}. Set the one to the '
+                    'other: num_classes of all heads, or metainfo=dict(classes=(...)) of all datasets.')

@@ -5,6 +5,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from ..resuming import is_resuming, named_checkpoint
 from ..saving import checkpoint_hooks
 
 
@@ -12,21 +13,22 @@ from ..saving import checkpoint_hooks
 class OwnCheckpointsHook(Hook):
     """Lets a run delete checkpoints of its own work dir only.
 
-    A checkpoint holds the path of the best one so far, which mmengine's CheckpointHook deletes as soon as there is a
-    better one. When a run is resumed in another work dir, or in a copied one, that is a file of the other run. Here it is
-    forgotten; in a copied or moved work dir it becomes the file of the same name in there. The best score stays: a
-    checkpoint is saved as the best one if it is better than all of the training, before and after.
+    A checkpoint holds the path of the best one so far, which mmengine's CheckpointHook deletes as
+    soon as there is a better one. When a run is resumed in another work dir, or in a copied one,
+    that is a file of the other run. Here it is forgotten; in a copied or moved work dir it becomes
+    the file of the same name in there. The best score stays: a checkpoint is saved as the best one
+    if it is better than all of the training, before and after.
 
     To switch it off under our own tools: ``default_hooks.own_checkpoints=None``.
     """
 
     def before_train(self, runner) -> None:
         """Rewrite what mmengine's message hub took from the checkpoint, before CheckpointHook reads it."""
-        if not runner._resume:  # there is no public way to ask whether a run resumes
+        if not is_resuming(runner):
             return
         hub = runner.message_hub
         folders = [_folder(hook, runner) for hook in checkpoint_hooks(runner)]
-        source = runner._load_from or find_latest_checkpoint(runner.work_dir)
+        source = named_checkpoint(runner) or find_latest_checkpoint(runner.work_dir)
         own = bool(source) and _is_in(source, folders)  # also one that was moved or copied
         for key, path in list(hub.runtime_info.items()):
             if not key.startswith(('best_ckpt', 'last_ckpt')) or not isinstance(path, str) or _is_in(path, folders):
@@ -39,8 +41,8 @@ class OwnCheckpointsHook(Hook):
             hub.pop_info(key)
             if key.startswith('best_ckpt'):
                 score = hub.runtime_info.get(key.replace('best_ckpt', 'best_score', 1))
-                runner.logger.info(f'The best checkpoint so far ({score}) is that of another folder, {path!r}, and stays '
-                                   'there. This run saves one of its own when it is better.')
+                runner.logger.info(f'The best checkpoint so far ({score}) is that of another folder, {path!r}, and '
+                                   'stays there. This run saves one of its own when it is better.')
         if not own:
             hub.pop_info('keep_ckpt_ids', None)  # numbers of files that lie elsewhere
 

@@ -9,10 +9,10 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class PreserveRandomStateHook(Hook):
-    """Gives validation random numbers of its own.
+    """Restores the random state of training after a validation.
 
-    A validation ``DataLoader`` draws its workers' seed from torch's global generator, so that training after a
-    validation would see other shuffles and augmentations than training without it.
+    A validation ``DataLoader`` draws its workers' seed from torch's global generator. Without this
+    hook, training after a validation would see other shuffles and augmentations than without it.
     """
 
     def before_val(self, runner) -> None:
@@ -21,7 +21,7 @@ class PreserveRandomStateHook(Hook):
                         torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
 
     def after_val(self, runner) -> None:
-        """Put it back."""
+        """Restore the state."""
         python, numpy, cpu, cuda = self._states
         random.setstate(python)
         np.random.set_state(numpy)

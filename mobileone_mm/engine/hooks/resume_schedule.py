@@ -6,6 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 
+from ..resuming import is_resuming
+
 _IMAGES = 'images_per_iter'  # in a checkpoint's meta
 
 
@@ -31,7 +33,7 @@ class ResumeScheduleHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Rewrite a checkpoint's schedules, before mmengine restores them."""
-        if not runner._resume:  # there is no public way to ask whether a run resumes
+        if not is_resuming(runner):
             return
         info = checkpoint.get('message_hub', {}).get('runtime_info', {})
         images = (checkpoint.get('meta', {}).get(_IMAGES), _images_per_iter(runner))
@@ -43,7 +45,8 @@ class ResumeScheduleHook(Hook):
                                       f'{images[0]}. {_about_lr(runner, checkpoint, scales)} max_iters is not changed: '
                                       'an iteration is another share of the images now.')
             return
-        if not info.get('max_epochs') or not info.get('max_iters'):  # written by another loop, or without RuntimeInfoHook
+        # Written by another loop, or without RuntimeInfoHook.
+        if not info.get('max_epochs') or not info.get('max_iters'):
             return
         before, now = info['max_iters'] / info['max_epochs'], loop.max_iters / loop.max_epochs
         if before != now:
@@ -58,8 +61,8 @@ class ResumeScheduleHook(Hook):
                   for saved, fresh in _schedulers(runner, checkpoint)
                   if (saved.get('begin'), saved.get('end')) != (fresh.begin, fresh.end)]
         if others:
-            runner.logger.warning(f"The checkpoint's schedules go on, not the config's: {', '.join(others)}. To follow the "
-                                  'config, start from the weights only: load_from instead of --resume.')
+            runner.logger.warning(f"The checkpoint's schedules go on, not the config's: {', '.join(others)}. To follow "
+                                  'the config, start from the weights only: load_from instead of --resume.')
 
 
 def _images_per_iter(runner) -> int | None:

@@ -1,0 +1,76 @@
+"""A hook that compares the names of classes with those in the data."""
+import os.path as osp
+
+from mmengine.registry import HOOKS
+
+from ...datasets.built import is_coco
+from ...datasets.classes import check_folders, check_names, check_same_names, read_classes
+from ...datasets.coco import read_categories
+from ...utils.logs import warn
+from .data_check import DataCheckHook, datasets_of, metric_files, metrics_of
+
+
+@HOOKS.register_module()
+class ClassNamesFitHook(DataCheckHook):
+    """Compares the names of classes, so that no label stands for another class than its name.
+
+    mmdet's CocoDataset and CocoMetric number labels in the order in which the file lists its categories, whatever the
+    order of ``metainfo.classes``, and pass over names that the file lacks. Compared are ``metainfo.classes`` with the
+    categories of a COCO file, of the dataset and of the metric; with the folders of a dataset of mmpretrain; those of
+    training and validation; and those of a checkpoint that is tested with the test data's. Of a COCO file only its
+    categories are parsed (half a second for 450 MB).
+
+    Not compared are masks, which have no names, and COCO files that are not on this machine's disks, which is logged.
+    To switch it off under our own tools: ``default_hooks.class_names_fit=None``.
+
+    Raises:
+        DataError: A name is not in the data (with the nearest ones), or the order is another (with both).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._trained = None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep the names that a checkpoint was trained with."""
+        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+        self._trained = next((meta[key] for key in ('classes', 'CLASSES') if meta.get(key)), None)
+
+    def check(self, runner, split: str) -> None:
+        """Check the names of one split."""
+        classes = _classes(getattr(runner, f'{split}_dataloader').dataset, f'the {split} data')
+        for dataset, data in datasets_of(runner, split):
+            own = _classes(dataset, data)
+            if own and is_coco(dataset):
+                _check_coco(dataset, own, f'the {split} data')
+            elif own and hasattr(dataset, 'folder_to_idx') and not hasattr(dataset, 'split'):
+                check_folders(own, sorted(dataset.folder_to_idx, key=dataset.folder_to_idx.get), data)
+        for metric, file in zip(metrics_of(runner, split), metric_files(runner, split), strict=True):
+            coco = getattr(metric, '_coco_api', None)
+            if classes and hasattr(coco, 'getCatIds'):
+                names = {category['id']: category['name'] for category in coco.loadCats(coco.getCatIds())}
+                found = [names[id_] for id_ in coco.getCatIds(catNms=classes)]
+                check_names(classes, found, list(names.values()), f'the {split} data',
+                            file or f"{split}_evaluator's ann_file")
+        if split == 'val' and 'train' in self._checked:
+            trained = _classes(runner.train_dataloader.dataset, 'the train data')
+            self._compare(trained, classes, 'The train data', 'the val data')
+        elif split == 'test' and self._trained is not None:
+            self._compare(self._trained, classes, 'The checkpoint', 'the test data')
+
+    def _compare(self, trained, classes, data: str, other_data: str) -> None:
+        if trained and classes and not isinstance(trained, str):
+            check_same_names(trained, classes, data, other_data)
+
+
+def _check_coco(dataset, classes: list[str], data: str) -> None:
+    if not osp.isfile(dataset.ann_file):
+        warn(f"The names of classes were not compared with {dataset.ann_file}, which is not on this machine's disks.")
+        return
+    names = {category['id']: category['name'] for category in read_categories(dataset.ann_file)}
+    check_names(classes, [names.get(id_) for id_ in dataset.cat_ids], list(names.values()), data, dataset.ann_file)
+
+
+def _classes(dataset, data: str) -> list[str] | None:
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    return None if classes is None else read_classes(classes, data)
