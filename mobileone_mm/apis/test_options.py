@@ -8,12 +8,13 @@ from ..datasets.check import check_data, datasets
 from ..deploy.exported_file import is_exported
 from ..deploy.exported_model import use_exported
 from ..utils.errors import ArgumentError, ConfigError
+from ..utils.types import task_library, type_name
 from .options import check_checkpoint, load_config
 
 _TTA_MODELS = {
-    'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    'mmdet': dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='mobileone_mm.tasks.segmentation.SegTTAModel'),
-    'mmpretrain': dict(type='AverageClsScoreTTA'),
+    'mmpretrain': dict(type='mmpretrain.AverageClsScoreTTA'),
 }
 
 
@@ -66,7 +67,7 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
 
 
 def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    hook, scope = cfg.default_hooks.get('visualization'), cfg.get('default_scope')
+    hook, scope = cfg.default_hooks.get('visualization'), task_library(cfg)
     if hook is None:
         raise ConfigError('--show and --show-dir need default_hooks.visualization in the config.')
     if scope == 'mmpretrain':
@@ -84,8 +85,8 @@ def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> No
 def _use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation: the config's, else the image as it is and flipped."""
     if 'tta_model' not in cfg:
-        cfg.tta_model = _TTA_MODELS.get(cfg.get('default_scope'), _TTA_MODELS['mmdet'])
-    elif cfg.get('default_scope') == 'mmseg' and _type_name(cfg.tta_model) == 'SegTTAModel':
+        cfg.tta_model = _TTA_MODELS.get(task_library(cfg), _TTA_MODELS['mmdet'])
+    elif task_library(cfg) == 'mmseg' and type_name(cfg.tta_model) == 'SegTTAModel':
         cfg.tta_model.type = _TTA_MODELS['mmseg']['type']  # the same, but for models of one output channel
     if 'tta_pipeline' in cfg:
         _check_tta_pipeline(cfg)
@@ -94,21 +95,15 @@ def _use_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-def _type_name(step: dict) -> str:
-    """The bare name of a config's ``type``, which is a name, a path, or in pure Python configs a class."""
-    kind = step.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
-
-
 def _with_flips(pipeline: list[dict]) -> list[dict]:
     """A test pipeline that gives the image as it is, and flipped; the annotations as they are.
 
     The flip comes before padding: mm takes the padding off the right and the lower side, before it flips back.
     """
-    *steps, pack = (deepcopy(step) for step in pipeline if _type_name(step) != 'RandomFlip')
+    *steps, pack = (deepcopy(step) for step in pipeline if type_name(step) != 'RandomFlip')
     if pack.get('meta_keys'):  # the default has these
         pack.meta_keys = tuple(dict.fromkeys((*pack.meta_keys, 'img_path', 'flip', 'flip_direction')))
-    start = next((i for i, step in enumerate(steps) if 'Pad' in _type_name(step)), len(steps))
+    start = next((i for i, step in enumerate(steps) if 'Pad' in type_name(step)), len(steps))
     flips = [dict(type='mobileone_mm.datasets.flip.FlipImage', direction=direction)
              for direction in (None, 'horizontal')]
     transforms = [flips, *([step] for step in (*steps[start:], pack))]
@@ -117,26 +112,26 @@ def _with_flips(pipeline: list[dict]) -> list[dict]:
 
 def _check_tta_pipeline(cfg: Config) -> None:
     """Refuse to flip a segmentor's truth: mmseg compares with the truth of the first view."""
-    if cfg.get('default_scope') != 'mmseg':
+    if task_library(cfg) != 'mmseg':
         return  # most metrics of mmdet read annotations of their own, and those of mmpretrain do not turn
     is_loaded = False
     for step in cfg.tta_pipeline:
-        for views in step.transforms if _type_name(step) == 'TestTimeAug' else [[step]]:
+        for views in step.transforms if type_name(step) == 'TestTimeAug' else [[step]]:
             first = views[0] if views else {}
-            if is_loaded and 'Flip' in _type_name(first) and first.get('prob') != 0.:
+            if is_loaded and 'Flip' in type_name(first) and first.get('prob') != 0.:
                 raise ConfigError('tta_pipeline loads the annotations before it flips, and flips first: predictions '
                                   "would be compared with a mirrored truth. Put dict(type='LoadAnnotations') behind "
                                   'RandomFlip, or RandomFlip with prob=0.0 first.')
-            is_loaded |= any('Annotations' in _type_name(view) for view in views)
+            is_loaded |= any('Annotations' in type_name(view) for view in views)
 
 
 def _write_predictions(cfg: Config, out: str) -> None:
-    scope = cfg.get('default_scope')
+    scope = task_library(cfg)
     if scope == 'mmseg':
         cfg.test_evaluator.update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ArgumentError(f'--out is a .pkl or .pickle file for a detector or a classifier, got {out!r}.')
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
-    dump = 'DumpResults' if scope == 'mmpretrain' else 'DumpDetResults'
+    dump = 'DumpResults' if scope == 'mmpretrain' else 'mmdet.DumpDetResults'
     cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]

@@ -1,4 +1,6 @@
 """Detectors and segmentors as one function from pixels to outputs, which is what an exported file holds."""
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import fuse_conv_bn
@@ -6,13 +8,17 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from ..datasets.check import datasets
+from ..engine.config import inference_pipeline
 from ..reparameterize import reparameterize_model
 from ..utils.errors import ArgumentError, ConfigError
+from ..utils.types import task_library, type_name
 
 
 class Deployable(nn.Module):
-    """Takes images in RGB, (N, 3, H, W), float32 from 0 to 255, prepared as by the model's data preprocessor.
+    """Takes images, (N, C, H, W), float32 from 0 to 255, and prepares them as the model's data preprocessor does.
+
+    Three channels are RGB. Others are in the order in which the config's pipeline loads them: one is gray, and the four
+    of a PNG are BGR and alpha.
 
     The model is copied, put into the deploy form and in eval mode; the norms of neck and head are folded too.
     """
@@ -27,6 +33,7 @@ class Deployable(nn.Module):
         # mm reads images in BGR, and most models turn them into RGB: those take ours as they are.
         self.takes_rgb = bool(getattr(preprocessor, 'channel_conversion', False)
                               or getattr(preprocessor, '_channel_conversion', False))
+        self.channels = next(module.in_channels for module in self.model.modules() if isinstance(module, nn.Conv2d))
         normalizes = getattr(preprocessor, '_enable_normalize', False)
         self.register_buffer('mean', preprocessor.mean.view(1, -1, 1, 1) if normalizes else torch.zeros(1, 1, 1, 1))
         self.register_buffer('scale', 1 / preprocessor.std.view(1, -1, 1, 1) if normalizes else torch.ones(1, 1, 1, 1))
@@ -41,7 +48,7 @@ class Deployable(nn.Module):
 
     def prepare(self, image: Tensor) -> Tensor:
         """Channel order and normalization."""
-        image = image if self.takes_rgb else image.flip(1)
+        image = image if self.takes_rgb or self.channels != 3 else image.flip(1)
         return ((image - self.mean) * self.scale).to(self.dtype)
 
     @property
@@ -63,7 +70,7 @@ class DeployableDetector(Deployable):
 
     Decoding is that of mmdet's ``BaseDenseHead``. Boxes are xyxy in pixels of the input.
 
-    Shapes: (N, 3, H, W) -> without NMS, ``boxes`` (N, A, 4) and ``scores`` (N, A, num_classes) of all A priors. With
+    Shapes: (N, C, H, W) -> without NMS, ``boxes`` (N, A, 4) and ``scores`` (N, A, num_classes) of all A priors. With
         NMS,
     the K = ``test_cfg.max_per_img`` best, best first: ``boxes`` (N, K, 4), ``scores`` (N, K), ``labels`` (N, K), int64;
     where there are fewer, the rest has score 0 and label -1.
@@ -96,7 +103,7 @@ class DeployableDetector(Deployable):
         self.score_thr = test_cfg.get('score_thr', 0)
         self.nms_pre = test_cfg.get('nms_pre', -1)
         self.min_bbox_size = test_cfg.get('min_bbox_size', -1)
-        if nms and (nms_cfg.get('type') != 'nms' or nms_cfg.get('class_agnostic') or nms_cfg.get('offset')):
+        if nms and (type_name(nms_cfg) != 'nms' or nms_cfg.get('class_agnostic') or nms_cfg.get('offset')):
             raise ConfigError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", per class, without offset. '
                               'Set model.test_cfg.nms, or leave NMS out of the file.')
         self.output_names = ('boxes', 'scores', 'labels') if nms else ('boxes', 'scores')
@@ -141,7 +148,7 @@ class DeployableDetector(Deployable):
 class DeployableSegmentor(Deployable):
     """A segmentor of mmseg: logits or classes at the size of the input.
 
-    Shapes: (N, 3, H, W) -> ``logits`` (N, num_classes, H, W), or with ``argmax`` ``mask`` (N, H, W), int32.
+    Shapes: (N, C, H, W) -> ``logits`` (N, num_classes, H, W), or with ``argmax`` ``mask`` (N, H, W), int32.
 
     Args:
         model: mmseg segmentor.
@@ -187,7 +194,7 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
         ConfigError: The model is neither a detector nor a segmentor, or cannot be exported.
         ArgumentError: An option is for the other kind of model.
     """
-    scope = cfg.get('default_scope')
+    scope = task_library(cfg)
     if scope == 'mmdet':
         if argmax:
             raise ArgumentError('argmax is for segmentors, and this is a detector. Leave it out.')
@@ -196,7 +203,7 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
         if nms:
             raise ArgumentError('NMS is for detectors, and this is a segmentor. Leave it out.')
         return DeployableSegmentor(model, argmax)
-    raise ConfigError('Can export detectors (default_scope="mmdet") and segmentors ("mmseg"), got '
+    raise ConfigError('Can export detectors of mmdet and segmentors of mmseg, got a {type(model).__name__} with '
                       f'default_scope={scope!r}.')
 
 
@@ -206,12 +213,17 @@ def input_shape(cfg: Config) -> tuple[int, int]:
     Raises:
         ConfigError: It has neither.
     """
-    for step in next(datasets(cfg.test_dataloader.dataset)).pipeline:
-        if step.get('type') == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
-            return tuple(reversed(step['scale']))
+    for step in inference_pipeline(cfg) or ():
+        if type_name(step) == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
+            return _pair(step['scale'])[::-1]
     if 'crop_size' in cfg:
-        return tuple(cfg.crop_size)
-    raise ConfigError('The config has no fixed input size. Name it: --shape H W.')
+        return _pair(cfg.crop_size)
+    raise ConfigError('The config has no fixed input size: its test pipeline has no Resize with keep_ratio=False, and '
+                      'there is no crop_size. Name the size that the network takes: --shape H W.')
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _flatten(level: Tensor, channels: int) -> Tensor:

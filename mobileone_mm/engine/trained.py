@@ -7,6 +7,7 @@ from torch import nn
 
 from ..checkpoint.layouts import get_state_dict, without_module
 from ..checkpoint.read import read_checkpoint
+from ..utils.types import task_library
 from .fit import fit_model
 
 
@@ -30,7 +31,7 @@ def load_trained(cfg: Config, source: str | Path, trust: bool = False) -> tuple[
         CheckpointError: It cannot be read, or does not fit the config.
     """
     checkpoint = read_checkpoint(str(source), 'cpu', trust)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(task_library(cfg) or 'mmengine')
     model = MODELS.build(cfg.model)
     model.load_state_dict(fit_model(without_module(get_state_dict(checkpoint)), model, switches=True))
     return model, checkpoint
