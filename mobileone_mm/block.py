@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import skip_init
 
 from .calls import leaf_for_fx, recomputed
@@ -16,6 +15,7 @@ from .layers import SqueezeExcite, apply_weight_hooks, build_activation, build_n
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels, to_float
 from .utils.checks import check_int
 from .utils.errors import ArgumentError, CheckpointError
+from .utils.norms import BatchNorm
 
 _BRANCHES = ('conv_branches', 'scale_branch', 'skip_branch')
 
@@ -141,12 +141,12 @@ class MobileOneBlock(KeepsKernel, BaseModule):
                 out, is_own = out + output, True
         return out
 
-    def norms(self) -> list[_BatchNorm]:
+    def norms(self) -> list[BatchNorm]:
         """The batch norms of all branches, except those that ``fuse_conv_bn`` has folded."""
         if self.deploy:
             return []
         norms = [branch.bn for branch in (*self.conv_branches, self.scale_branch) if branch is not None]
-        return [norm for norm in (*norms, self.skip_branch) if isinstance(norm, _BatchNorm)]
+        return [norm for norm in (*norms, self.skip_branch) if isinstance(norm, BatchNorm)]
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Fold all branches, differentiably: kernel, (C_out, C_in / groups, k, k); bias, (C_out,)."""
@@ -164,7 +164,7 @@ class MobileOneBlock(KeepsKernel, BaseModule):
     def _fold_branch(self, kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> tuple[Tensor, Tensor]:
         # Folding in half precision would lose accuracy that the convolution itself keeps.
         kernel, bias = to_float(pad_kernel(kernel, self.kernel_size)), to_float(bias)
-        if not isinstance(norm, _BatchNorm):  # fuse_conv_bn already folded it into the convolution
+        if not isinstance(norm, BatchNorm):  # fuse_conv_bn already folded it into the convolution
             return kernel, kernel.new_zeros(self.out_channels) if bias is None else bias
         return fold_bn(kernel, bias, to_float(norm.running_mean), to_float(norm.running_var), to_float(norm.weight),
                        to_float(norm.bias), norm.eps)

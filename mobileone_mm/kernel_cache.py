@@ -14,8 +14,9 @@ from operator import is_
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import _disable_current_modes
+
+from .utils.norms import BatchNorm
 
 NOT_FINITE = ('MobileOne does not fold to finite numbers: there is NaN or infinity in its weights or in the '
               'statistics of its norms, as after a training that diverged.')
@@ -49,7 +50,7 @@ class FusedKernels:
     def __init__(self, module: nn.Module, kernels: dict[int, tuple[Tensor, Tensor]]):
         self.kernels = kernels
         modules = list(module.modules())
-        self._norms = [norm for norm in modules if isinstance(norm, _BatchNorm)]
+        self._norms = [norm for norm in modules if isinstance(norm, BatchNorm)]
         self._norm_states = [(False, norm.eps) for norm in self._norms]
         self._members = [members for m in modules for members in (m._modules, m._parameters, m._buffers) if members]
         self._values = list(self._current_values())

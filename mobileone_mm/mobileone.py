@@ -8,7 +8,6 @@ from mmengine.model.weight_init import update_init_info
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.fx import Proxy
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arch import block_table, check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock
@@ -19,6 +18,7 @@ from .kernel_cache import KeepsAllKernels
 from .reparameterize import reparameterize_model
 from .utils.checks import check_int
 from .utils.errors import ArgumentError, CheckpointError
+from .utils.norms import BatchNorm
 from .utils.types import type_name
 
 _PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}  # keys of init_cfg, as in mmengine
@@ -178,7 +178,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):
+                if isinstance(module, BatchNorm):
                     module.eval()
         return self
 

@@ -17,7 +17,7 @@ from torch import nn
 from ..datasets.images import image_files, load_image
 from ..deploy.exported_file import is_exported, open_exported
 from ..deploy.exported_model import use_exported
-from ..engine.config import class_colours, class_names, read_config
+from ..engine.config import class_colours, class_names, inference_pipeline, read_config
 from ..engine.trained import load_trained
 from ..utils.errors import (
     ArgumentError,
@@ -122,11 +122,12 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
         raise ConfigError(f'Can predict with configs of mmdet and mmseg, got default_scope={library!r}.')
     _check_device(device, checkpoint)
     exported = open_exported(checkpoint).meta if is_exported(checkpoint) else None
-    use_pipeline(cfg, library, exported['shape'][2:] if exported and exported['shape'][2] else shape)
+    fixed = exported['shape'][2:] if exported and exported['shape'][2] else None
+    if fixed and shape not in (None, tuple(fixed), fixed):
+        raise ArgumentError(f'{str(checkpoint)!r} takes images of {fixed[0]}x{fixed[1]}. Leave --shape out, or export '
+                            'with --dynamic.')
+    use_pipeline(cfg, library, shape or (fixed if inference_pipeline(cfg) is None else None))
     if exported:
-        if shape is not None and exported['shape'][2] and list(shape) != exported['shape'][2:]:
-            raise ArgumentError(f'{str(checkpoint)!r} takes images of {exported["shape"][2]}x{exported["shape"][3]}. '
-                                'Leave --shape out, or export with --dynamic.')
         use_exported(cfg, checkpoint, cfg_options)
         device = 'cpu'
     if not cfg.get('visualizer'):

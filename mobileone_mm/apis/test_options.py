@@ -91,6 +91,8 @@ def _use_tta(cfg: Config) -> None:
     if 'tta_pipeline' in cfg:
         _check_tta_pipeline(cfg)
     for dataset in datasets(cfg.test_dataloader.dataset):
+        if not dataset.get('pipeline'):
+            raise ConfigError(f'--tta needs a pipeline in test_dataloader.dataset, and {type_name(dataset)} has none.')
         dataset.pipeline = deepcopy(cfg.tta_pipeline) if 'tta_pipeline' in cfg else _with_flips(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
@@ -100,20 +102,26 @@ def _with_flips(pipeline: list[dict]) -> list[dict]:
 
     The flip comes before padding: mm takes the padding off the right and the lower side, before it flips back.
     """
+    if any(type_name(step) == 'TestTimeAug' for step in pipeline):
+        return pipeline  # it gives views already
     *steps, pack = (deepcopy(step) for step in pipeline if type_name(step) != 'RandomFlip')
     if pack.get('meta_keys'):  # the default has these
         pack.meta_keys = tuple(dict.fromkeys((*pack.meta_keys, 'img_path', 'flip', 'flip_direction')))
     start = next((i for i, step in enumerate(steps) if 'Pad' in type_name(step)), len(steps))
-    flips = [dict(type='mobileone_mm.datasets.flip.FlipImage', direction=direction)
-             for direction in (None, 'horizontal')]
+    flips = [dict(type='mobileone_mm.datasets.flip.FlipImage', direction=each) for each in (None, 'horizontal')]
     transforms = [flips, *([step] for step in (*steps[start:], pack))]
     return [*steps[:start], dict(type='TestTimeAug', transforms=transforms)]
 
 
 def _check_tta_pipeline(cfg: Config) -> None:
-    """Refuse to flip a segmentor's truth: mmseg compares with the truth of the first view."""
-    if task_library(cfg) != 'mmseg':
-        return  # most metrics of mmdet read annotations of their own, and those of mmpretrain do not turn
+    """Refuse to flip a truth with which predictions are compared: mm takes that of the first view.
+
+    Other metrics of mmdet read annotations of their own, and the truth of mmpretrain has no sides.
+    """
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
+    if task_library(cfg) != 'mmseg' and not any(type_name(each) == 'VOCMetric' for each in evaluators):
+        return
     is_loaded = False
     for step in cfg.tta_pipeline:
         for views in step.transforms if type_name(step) == 'TestTimeAug' else [[step]]:

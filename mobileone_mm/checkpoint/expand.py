@@ -1,10 +1,10 @@
 """Fused kernels turned into branches that can be trained further."""
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..reparameterize import train_form_blocks
 from ..utils.errors import ArgumentError, CheckpointError
+from ..utils.norms import BatchNorm
 from .fit import check_fit
 from .layouts import is_fused, translate_state_dict
 
@@ -40,7 +40,7 @@ def expand_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[s
     expanded = {key: value.clone() for key, value in model.state_dict().items()}
     for name, block in train_form_blocks(model):
         for norm_name, norm in block.named_modules(prefix=name):
-            if not isinstance(norm, _BatchNorm):
+            if not isinstance(norm, BatchNorm):
                 continue
             if not norm.affine:
                 raise ArgumentError(f'Expanding needs norms with weight and bias, got {norm}. Leave affine=False out.')

@@ -74,11 +74,11 @@ def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         CheckpointError: It does not fit; the message says what was got and expected, and of which
             arch it is.
     """
-    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    expected = _shapes(model.state_dict())
     if is_fused(state_dict) != is_fused(expected):
         expected = weight_shapes(resolve_arch(model.arch), model.in_channels, is_fused(state_dict),
                                  model.norm_cfg.get('affine', True))
-    got = {key: tuple(value.shape) for key, value in state_dict.items()}
+    got = _shapes(state_dict)
     counters = {key for key in expected.keys() - got.keys() if key.endswith('num_batches_tracked')}
     problems = differences(got, {key: shape for key, shape in expected.items() if key not in counters})
     if problems:
@@ -112,8 +112,7 @@ def _other_channels(got: int, expected: int) -> str:
 
 def find_arch(state_dict: dict[str, Tensor]) -> str | None:
     """The name in ``ARCHS`` of a state dict with our keys, in train or deploy form; or None."""
-    shapes = {key: tuple(value.shape) for key, value in state_dict.items()}
-    return arch_of_shapes(shapes, find_in_channels(state_dict), is_fused(state_dict))
+    return arch_of_shapes(_shapes(state_dict), find_in_channels(state_dict), is_fused(state_dict))
 
 
 def differences(got: dict[str, tuple], expected: dict[str, tuple]) -> dict[str, list[str]]:
@@ -145,22 +144,26 @@ def check_finite(state_dict: dict[str, Tensor]) -> None:
                               'damaged, or of a training that diverged; take an earlier one.')
 
 
+def _shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state_dict.items()}
+
+
 def mark_checked(state_dict: dict[str, Tensor], prefixes: Iterable[str] = ('', )) -> OrderedDict[str, Tensor]:
     """Note in a state dict that the backbones below ``prefixes`` were adapted and checked.
 
     Loading then does not check them again. The note is in the metadata, which torch and mmengine
-    pass to each module by its prefix. It names the keys: if they are changed in between, it no
-    longer holds.
+    pass to each module by its prefix. It names keys and shapes: if they are changed in between, it
+    no longer holds.
     """
     marked = OrderedDict(state_dict)
     marked._metadata = dict(getattr(state_dict, '_metadata', {}))
     for prefix in prefixes:
-        keys = frozenset(key[len(prefix):] for key in state_dict if key.startswith(prefix))
+        shapes = _shapes({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
         name = prefix[:-1]
-        marked._metadata[name] = marked._metadata.get(name, {}) | {_CHECKED: keys}
+        marked._metadata[name] = marked._metadata.get(name, {}) | {_CHECKED: shapes}
     return marked
 
 
 def is_checked(state_dict: dict[str, Tensor], metadata: dict) -> bool:
-    """Whether :func:`mark_checked` noted exactly these keys in the metadata of a backbone."""
-    return metadata.get(_CHECKED) == state_dict.keys()
+    """Whether :func:`mark_checked` noted exactly these keys and shapes in the metadata of a backbone."""
+    return _CHECKED in metadata and metadata[_CHECKED] == _shapes(state_dict)

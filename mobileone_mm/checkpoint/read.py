@@ -1,4 +1,5 @@
 """Checkpoints, read from files without running code."""
+import errno
 import logging
 import os
 import pickle
@@ -76,10 +77,13 @@ def explained_errors(name: str | os.PathLike) -> Iterator[None]:
                 'tools/reparameterize.py for a whole model.') from error
         raise CheckpointError(f'{name!r} is not a PyTorch checkpoint, or is damaged. Fetch it again.') from error
     # The file is not to blame for the disk, the network, the memory, or a class that is not installed.
-    except (OSError, HTTPException, MemoryError, torch.cuda.OutOfMemoryError, ImportError, CheckpointError):
+    except (HTTPException, MemoryError, torch.cuda.OutOfMemoryError, ImportError, CheckpointError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
         if 'Attempting to deserialize' in str(error):  # torch: a checkpoint of another device
+            raise
+        # EINVAL is the exception: by the wrong numbers in a damaged archive, torch seeks before its beginning.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise CheckpointError(
             f'{name!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error

@@ -1,6 +1,6 @@
-"""Why mm could not build the datasets of a config."""
+"""The annotations of a config: why mm could not build its datasets, and those of datasets that it does not build."""
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS
@@ -9,7 +9,7 @@ from ..utils.errors import DataError
 from ..utils.types import type_name
 from .built import is_coco_class
 from .check import datasets
-from .classes import check_available, config_classes
+from .classes import check_available, check_names, config_classes
 from .coco import check_entries, read_categories, read_coco
 
 
@@ -37,6 +37,29 @@ def explain_annotations(cfg: Config, splits: tuple[str, ...], cause: Exception) 
                             "metainfo['classes'] are the names in the annotations.")
     except DataError as error:
         raise error from cause
+
+
+def check_unbuilt(cfg: Config, split: str, max_megabytes: float, but: Collection[str]) -> None:
+    """Check the COCO files of a split that this run does not build, such as those of testing while training.
+
+    Args:
+        cfg: A whole config.
+        split: ``train``, ``val`` or ``test``.
+        max_megabytes: Larger files are not read.
+        but: Files, as absolute paths, that are checked already.
+
+    Raises:
+        DataError: Naming the file and the entry, or the names and orders of classes that differ.
+    """
+    for file in _coco_files(cfg, split):
+        if osp.abspath(file) not in but and osp.getsize(file) <= max_megabytes * 1e6:
+            check_entries(read_coco(file), file)
+    for dataset in _datasets(cfg, split):
+        kind, file = _kind(cfg, dataset), _ann_file(dataset)
+        classes = config_classes(dataset) or getattr(kind, 'METAINFO', {}).get('classes')
+        if classes and is_coco_class(kind) and file and osp.isfile(file) and osp.abspath(file) not in but:
+            names = [category['name'] for category in read_categories(file)]
+            check_names(classes, [name for name in names if name in classes], names, f'the {split} data', file)
 
 
 def _check_names(cfg: Config, dataset: dict, no_images: bool) -> None:

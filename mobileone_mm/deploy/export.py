@@ -29,6 +29,9 @@ _OUTPUTS = {
     'boxes': 'x1, y1, x2, y2 in pixels of the input',
     'scores': '0 to 1; with labels of the box, else of each class; 0 where there is no box',
     'labels': 'index of the class; -1 where there is no box',
+    'factors': 'what the scores are multiplied by already, such as centerness; mmdet applies score_thr and nms_pre to '
+               'scores / factors',
+    'levels': 'number of the feature level of each box, because nms_pre is for each level',
     'logits': 'of each class, before softmax, at the size of the input',
     'mask': 'index of the class of each pixel of the input',
 }
@@ -38,7 +41,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
            shape: tuple[int, int] | None = None, batch: int = 1, dynamic: bool = False, half: bool = False,
            nms: bool = False, argmax: bool = False, calibration: str | Path | None = None, per_channel: bool = True,
            cfg_options: dict | None = None, trust: bool = False) -> dict:
-    """Write a trained detector or segmentor for a runtime, and compare its answers with PyTorch's.
+    """Write a trained detector or segmentor for a runtime, and compare its outputs with PyTorch's.
 
     The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
     :class:`DeployableDetector` and :class:`DeployableSegmentor` for its outputs). What it takes and gives, and the
@@ -86,8 +89,14 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
                             'data_preprocessor does. Name one size by --shape, or set its pad_size_divisor=1 by '
                             '--cfg-options.')
     if half and fmt in ('onnx', 'torchscript'):
-        deployable = make_deployable(model, cfg, nms, argmax).half_network()
+        deployable = make_deployable(model, cfg, nms, argmax)
     channels = deployable.channels
+    example = example_image((height, width), 2 if dynamic else batch, channels)  # a size of 1 would be taken for fixed
+    if not dynamic:
+        reference.fix_size(example)
+        deployable.fix_size(example)
+    if deployable is not reference:
+        deployable.half_network()
     meta = dict(
         task='detection' if isinstance(deployable, DeployableDetector) else 'segmentation',
         shape=[None, channels, None, None] if dynamic else [batch, channels, height, width],
@@ -95,7 +104,6 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
               'the network takes',
         outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
         config=Path(config).name, **deployable.meta)
-    example = example_image((height, width), 2 if dynamic else batch, channels)  # a size of 1 would be taken for fixed
     make_folder(out.parent)
     if fmt == 'torchscript':
         _write_torchscript(deployable, example, out, meta)
@@ -144,13 +152,13 @@ class _Candidates(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return self.detector.candidates(image)
 
 
 def to_onnx(model: Deployable, example: Tensor, dynamic: bool = False):
     """The graph of a deployable model, NMS aside, as an ``onnx.ModelProto``."""
-    if isinstance(model, DeployableDetector):
+    if isinstance(model, DeployableDetector) and model.nms:
         return trace_onnx(_Candidates(model), example, INPUT, ('boxes', 'scores'), dynamic)
     return trace_onnx(model, example, INPUT, model.output_names, dynamic)
 
@@ -212,7 +220,7 @@ def example_image(shape: tuple[int, int], batch: int = 1, channels: int = 3) -> 
 
 @torch.inference_mode()
 def compare(file: ExportedFile, model: Deployable, image: Tensor, pixels: float = 0.5, score: float = 1e-3) -> str:
-    """How far a file's answers agree with the model's, in words; tolerances as in :func:`share_of_boxes`."""
+    """How far a file's outputs agree with the model's, in words; tolerances as in :func:`share_of_boxes`."""
     answers = model(image)
     answers = [answer.numpy() for answer in (answers if isinstance(answers, tuple) else (answers, ))]
     expected, got = dict(zip(model.output_names, answers, strict=True)), file(image.numpy())

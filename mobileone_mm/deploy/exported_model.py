@@ -1,10 +1,12 @@
 """An exported file in a model's place, for mm's test loop, metrics, inferencers and visualizers."""
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -20,11 +22,11 @@ from .exported_file import open_exported
 
 @MODELS.register_module()
 class ExportedModel(BaseModel):
-    """A file written by ``tools/export.py``, which answers as the detector or segmentor in it would.
+    """A file written by ``tools/export.py``, which predicts as the detector or segmentor in it.
 
     Args:
         file: The file.
-        test_cfg: Of the detector: score threshold, NMS and number of boxes, if the file has no NMS (``nms_pre`` aside).
+        test_cfg: Of the detector: thresholds, NMS and number of boxes, if the file has no NMS.
         takes_bgr: Whether images come in BGR, as mm's pipelines load them.
 
     Raises:
@@ -81,26 +83,48 @@ class ExportedModel(BaseModel):
                             "pipeline's LoadImageFromFile, as in the training.")
         return (x.flip(0) if self.takes_bgr and channels == 3 else x).float().cpu().numpy()
 
-    def _add_boxes(self, sample: BaseDataElement, boxes: Tensor, scores: Tensor, labels: Tensor | None = None) -> None:
+    def _add_boxes(self, sample: BaseDataElement, boxes: Tensor, scores: Tensor, labels: Tensor | None = None,
+                   factors: Tensor | None = None, levels: Tensor | None = None) -> None:
         if labels is None:
-            from mmdet.models.layers import multiclass_nms
-
-            background = scores.new_zeros(len(scores), 1)
-            found, labels = multiclass_nms(boxes, torch.cat((scores, background), 1), self.test_cfg['score_thr'],
-                                           self.test_cfg['nms'], self.test_cfg['max_per_img'])
-            boxes, scores = found[:, :4], found[:, 4]
-        else:
-            is_box = labels >= 0
-            boxes, scores, labels = boxes[is_box], scores[is_box], labels[is_box]
+            sample.pred_instances = self._select(sample, boxes, scores, factors, levels)
+            return
+        is_box = labels >= 0
         factor = boxes.new_tensor(sample.scale_factor).repeat(2)
-        sample.pred_instances = InstanceData(bboxes=boxes / factor, scores=scores, labels=labels)
+        sample.pred_instances = InstanceData(
+            bboxes=boxes[is_box] / factor, scores=scores[is_box], labels=labels[is_box])
+
+    def _select(self, sample: BaseDataElement, boxes: Tensor, scores: Tensor, factors: Tensor | None,
+                levels: Tensor | None) -> InstanceData:
+        """What mmdet's ``BaseDenseHead`` does after decoding, with its own functions."""
+        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+        from mmdet.models.utils import filter_scores_and_topk
+
+        cfg = ConfigDict(self.test_cfg)
+        if levels is None:
+            sizes = self.file.meta['levels']
+            levels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        # The thresholds are for scores before they are multiplied by their factors.
+        scores = scores if factors is None else scores / factors[:, None]
+        found = []
+        for level in range(int(levels.max()) + 1):
+            index = (levels == level).nonzero()[:, 0]
+            results = dict(bboxes=boxes[index]) | ({} if factors is None else dict(score_factors=factors[index]))
+            kept, labels, _, results = filter_scores_and_topk(
+                scores[index], cfg.get('score_thr', 0), cfg.get('nms_pre', -1), results)
+            found.append(InstanceData(scores=kept, labels=labels, **results))
+        # It takes nothing of the head itself.
+        return BaseDenseHead._bbox_post_process(
+            None, InstanceData.cat(found), cfg, rescale=True, img_meta=sample.metainfo)
 
     def _add_mask(self, sample: BaseDataElement, logits: Tensor | None = None, mask: Tensor | None = None) -> None:
         if logits is not None:
             logits = F.interpolate(logits[None], sample.ori_shape[:2], mode='bilinear',
                                    align_corners=self.file.meta['align_corners'])[0]
-            mask = logits.argmax(0, keepdim=True) if len(logits) > 1 else \
-                (logits.sigmoid() > self.file.meta['threshold']).long()
+            if len(logits) > 1:
+                mask = logits.argmax(0, keepdim=True)
+            else:  # mmseg too keeps probabilities then
+                logits = logits.sigmoid()
+                mask = (logits > self.file.meta['threshold']).long()
             sample.seg_logits = PixelData(data=logits)
         else:
             mask = F.interpolate(mask[None, None].float(), sample.ori_shape[:2], mode='nearest')[0].long()
@@ -133,10 +157,15 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
                                 'checkpoint.')
     cfg.data_preprocessor = None  # mmengine would hand it to the model
     height, width = meta['shape'][2:]
+    is_squashed = False
     if height is not None:
         for dataset in datasets(cfg.test_dataloader.dataset):
             for step in dataset.pipeline:
                 if type_name(step) == 'Resize':
-                    kind = step['type']
+                    kind, is_squashed = step['type'], is_squashed or bool(step.get('keep_ratio'))
                     step.clear()
                     step.update(type=kind, scale=(width, height), keep_ratio=False)
+    if is_squashed:
+        print_log(f'{str(file)!r} takes images of {height}x{width}, so they lose the proportions that the config keeps '
+                  '(keep_ratio=True): metrics and predictions differ from those of its checkpoint. A file with free '
+                  'sizes (tools/export.py --dynamic) keeps them.', logger='current', level=logging.WARNING)

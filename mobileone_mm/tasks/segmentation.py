@@ -9,6 +9,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ..utils.errors import DataError
+from ..utils.norms import BatchNorm
 
 
 @MODELS.register_module()
@@ -26,7 +27,7 @@ class DeepLabV3Head(ASPPHead):
         """Features -> logits, (N, num_classes, H, W) of the feature map chosen by ``in_index``."""
         if self.training and self._transform_inputs(inputs).shape[0] == 1:
             for norm in self.image_pool.modules():
-                if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training and \
+                if isinstance(norm, BatchNorm) and norm.training and \
                         not (isinstance(norm, nn.SyncBatchNorm) and get_world_size() > 1):
                     raise DataError(
                         'Got a batch of one image: the batch norm of the image-pooling branch needs at least two '

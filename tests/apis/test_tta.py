@@ -128,8 +128,23 @@ def test_a_pipeline_that_mirrors_the_truth_is_refused(root, tmp_path):
            "[dict(type='PackSegInputs')]])]\n"
     with pytest.raises(ConfigError, match=r"mirrored truth. Put dict\(type='LoadAnnotations'\) behind RandomFlip"):
         metrics(tmp_path, seg_config(seg_set(root)), True, more.format('(1., 0.)'))
+    with pytest.raises(ConfigError, match='mirrored truth'):  # mmdet's metric for VOC takes its truth from there too
+        metrics(tmp_path, detectors(root)['voc'][0], True,
+                more.format('(1., 0.)').replace(SEG_ANN, DET_ANN).replace('PackSeg', 'PackDet'))
     (tmp_path / 'right').mkdir()
     assert metrics(tmp_path / 'right', seg_config(seg_set(root)), True, more.format('(0., 1.)'))['mIoU'] == 100
+
+
+def test_what_the_tool_cannot_flip(root, tmp_path):
+    """A dataset without a pipeline is an error, and one that gives views already stays as it is."""
+    views = f"[{LOAD}, dict(type='TestTimeAug', transforms=[[dict(type='RandomFlip', prob=p) for p in (1., 0.)], " \
+            f"[{SEG_ANN}], [dict(type='PackSegInputs')]])]"
+    more = "test_dataloader['dataset'].update(pipeline={})\n"
+    with pytest.raises(ConfigError, match='--tta needs a pipeline in test_dataloader.dataset, and BaseSegDataset has'):
+        metrics(tmp_path, seg_config(seg_set(root)), True, more.format('[]'))
+    config, checkpoint = write(tmp_path, seg_config(seg_set(root)), more.format(views))
+    cfg = prepare_test(config, checkpoint, work_dir=str(tmp_path / 'work'), tta=True)
+    assert cfg.test_dataloader.dataset.pipeline == Config.fromfile(config).test_dataloader.dataset.pipeline
 
 
 def detectors(root):

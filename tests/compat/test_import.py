@@ -336,7 +336,11 @@ def test_the_list_names_all_that_is_changed():
 
 
 def test_public_names():
-    assert len(mobileone_mm.__all__) == 14 and all(hasattr(mobileone_mm, name) for name in mobileone_mm.__all__)
+    first = {'ARCHS', 'AtomicLocalBackend', 'CalibrateNormsHook', 'CheckpointFitHook', 'MobileOne', 'MobileOneBlock',
+             'NearIdentityInit', 'NumClassesFitHook', 'PreserveRandomStateHook', 'SyncAveragedBuffersHook',
+             '__version__', 'calibrate_norms', 'expand_state_dict', 'reparameterize_model'}
+    assert first <= set(mobileone_mm.__all__)
+    assert all(hasattr(mobileone_mm, name) for name in mobileone_mm.__all__)
 
 
 def test_torchvision_has_no_stand_in_when_switched_off(monkeypatch):

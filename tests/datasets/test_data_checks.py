@@ -258,6 +258,16 @@ def test_annotations_of_no_image_are_a_warning(root, tmp_path):
                      r'it is 0, of another type. mm leaves such annotations out, here 1 of \d+', log(tmp_path))
 
 
+def test_files_of_the_test_data_are_a_warning_in_training(root, tmp_path):
+    options = {'test_dataloader.dataset.ann_file': 'annotations/test.json'}
+    for function, message in ((everywhere('annotations', 'area'), r'test.json: annotations\[0\] \(id 1\) has no area'),
+                              (lambda coco: coco['categories'].reverse(), 'the test data stand in another order')):
+        shutil.copy(root / 'annotations' / VAL, root / 'annotations' / 'test.json')
+        change(root, function, 'test.json')
+        accepted(tmp_path, tiny.DETECTOR, options=options)
+        assert re.search(f'WARNING - Testing with this config will end in an error: .*{message}', log(tmp_path))
+
+
 def test_entries_of_a_test_set_without_truth():
     images = [dict(id=1, file_name='a.jpg', width=3, height=4)]
     check_entries(dict(images=images, categories=[dict(id=1, name='a')]), 'test.json')

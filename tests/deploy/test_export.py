@@ -242,7 +242,7 @@ def test_s0_on_real_images(kind, tmp_path):
     assert not ops['BatchNormalization']
 
 
-def test_one_convolution_a_block(detector, detector_onnx, segmentor_onnx, tmp_path):
+def test_one_convolution_per_block(detector, detector_onnx, segmentor_onnx, tmp_path):
     for file, others in ((detector_onnx, NUM_DETECTOR_CONVS), (segmentor_onnx, NUM_SEGMENTOR_CONVS)):
         ops = Counter(node.op_type for node in onnx.load(file).graph.node)
         assert ops['Conv'] == NUM_BLOCKS + NUM_SE_CONVS + others and not ops['BatchNormalization']
@@ -250,6 +250,31 @@ def test_one_convolution_a_block(detector, detector_onnx, segmentor_onnx, tmp_pa
     kinds = Counter(node.kind() for node in torch.jit.load(tmp_path / 'a.pt').inlined_graph.nodes())
     assert kinds['aten::_convolution'] + kinds['aten::conv2d'] == NUM_BLOCKS + NUM_SE_CONVS + NUM_DETECTOR_CONVS
     assert not kinds['aten::batch_norm']
+
+
+def nodes(block):
+    """Of a TorchScript graph, those in branches and loops too."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from nodes(inner)
+
+
+@pytest.mark.parametrize('options', [dict(), dict(nms=True), dict(dynamic=True), dict(dynamic=True, nms=True)],
+                         ids=lambda options: ' '.join(options) or 'plain')
+def test_torchscript_runs_on_any_device(options, detector, segmentor, tmp_path):
+    """``map_location`` moves the tensors of a file, but no device that is written into its graph."""
+    models = [detector] if options.get('nms') else [detector, segmentor]
+    for trained in models:
+        export(*trained, tmp_path / 'a.pt', 'torchscript', shape=(128, 128), **options)
+        graph = torch.jit.load(tmp_path / 'a.pt').inlined_graph
+        devices = [node for node in nodes(graph) for value in node.inputs()
+                   if value.type().kind() == 'DeviceObjType' and value.node().kind() != 'prim::device']
+        assert not devices, devices
+        # Without a device, these would be made on torch's default one.
+        created = {node.kind() for node in nodes(graph)} & {
+            'aten::zeros', 'aten::ones', 'aten::empty', 'aten::linspace', 'aten::scalar_tensor', 'aten::eye'}
+        assert not created, created
 
 
 def test_core_ml(detector, segmentor, tmp_path):
@@ -474,6 +499,14 @@ class TestBadInput:
         cfg.test_dataloader.dataset.datasets[0].pipeline[1].scale = (99, 99)
         use_exported(cfg, detector_onnx)
         assert cfg.test_dataloader.dataset.datasets[0].pipeline[1].scale == (320, 320)
+
+    def test_images_that_lose_their_proportions(self, segmentor, segmentor_onnx, detector, detector_onnx, monkeypatch):
+        said = []
+        monkeypatch.setattr('mobileone_mm.deploy.exported_model.print_log', lambda text, **kwargs: said.append(text))
+        use_exported(read_config(detector[0]), detector_onnx)
+        assert not said
+        use_exported(read_config(segmentor[0]), segmentor_onnx)
+        assert 'lose the proportions that the config keeps' in said[0]
 
     def test_a_checkpoint_by_torchscripts_suffix(self, detector, tmp_path):
         (tmp_path / 'checkpoint.pt').write_bytes(detector[1].read_bytes())

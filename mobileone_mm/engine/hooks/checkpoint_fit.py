@@ -12,6 +12,7 @@ from ...checkpoint.layouts import get_state_dict, without_module
 from ...mobileone import MobileOne
 from ...reparameterize import train_form_blocks
 from ..fit import check_keys, fit_model
+from ..resuming import is_resuming
 from ..unwrap import unwrapped
 
 
@@ -55,8 +56,7 @@ class CheckpointFitHook(Hook):
         for average in averages:  # EMAHook's copies of the model, which load these weights too
             _switch_alike(unwrapped(average), model)
         averaged = checkpoint.get('ema_state_dict')  # EMAHook's: the weights that training resumes from
-        # There is no public way to ask whether a run resumes.
-        if runner._resume and averaged is not None and averages:
+        if is_resuming(runner) and averaged is not None and averages:
             check_finite(averaged)
             check_keys(without_module({key: value for key, value in averaged.items() if key != 'steps'}),
                        model.state_dict(), type(model).__name__)

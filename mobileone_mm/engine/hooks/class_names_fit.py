@@ -18,7 +18,7 @@ class ClassNamesFitHook(DataCheckHook):
     order of ``metainfo.classes``, and pass over names that the file lacks. Compared are ``metainfo.classes`` with the
     categories of a COCO file, of the dataset and of the metric; with the folders of a dataset of mmpretrain; those of
     training and validation; and those of a checkpoint that is tested with the test data's. Of a COCO file only its
-    categories are parsed (0.2 s for 450 MB).
+    categories are parsed (half a second for 450 MB).
 
     Not compared are masks, which have no names, and COCO files that are not on this machine's disks, which is logged.
     To switch it off under our own tools: ``default_hooks.class_names_fit=None``.

@@ -6,6 +6,7 @@ from mmengine.registry import HOOKS
 from ...datasets.boxes import nothing_to_learn
 from ...datasets.built import is_coco, spread
 from ...datasets.coco import check_entries, read_coco
+from ...datasets.explain import check_unbuilt
 from ...datasets.sizes import check_sizes
 from ...utils.errors import DataError
 from ...utils.logs import tell, warn
@@ -19,13 +20,16 @@ class CocoFitHook(DataCheckHook):
     """Checks the COCO files of a detector's datasets and metrics, and the sizes of their images.
 
     - Entries that lack what mm reads, or have an id twice: in files of at most ``max_megabytes``, which are read once
-      more for that (about 1 s for 60 MB), and in those of metrics, which hold them in memory. Of a larger file, a
-      missing entry is said where mm ends because of it. ``iscrowd``, where the metric's file lacks it, is set to 0 in
-      memory, as mmdet takes it in training; COCO's evaluation would end in a KeyError at the first validation.
+      more for that (as long as mmdet takes to read them), and in those of metrics, which hold them in memory. Of a
+      larger file, a missing entry is said where mm ends because of it. ``iscrowd``, where the metric's file lacks it,
+      is set to 0 in memory, as mmdet takes it in training; COCO's evaluation would end in a KeyError at the
+      first validation.
     - Width and height: in the headers of at most 200 images of each dataset, at equal distances; images with a reason
       are loaded as the dataset does. Images with an EXIF tag may be turned while loaded, and their boxes not.
     - Training data without one box to learn from, which trains on background alone. Of validation
       and test data, this is a warning.
+    - Before training also the files of the test data, entries and names of classes: a warning, as
+      they are not used yet.
     - A metric whose file has other images than the dataset, of which at most 200 are compared.
 
     To switch it off under our own tools: ``default_hooks.coco_fit=None``.
@@ -40,6 +44,16 @@ class CocoFitHook(DataCheckHook):
     def __init__(self, max_megabytes: float = 64) -> None:
         super().__init__()
         self.max_megabytes = max_megabytes
+        self._files = set()  # that have been checked, as absolute paths
+
+    def before_train(self, runner) -> None:
+        """Check training and validation data; of the test data, which mm does not read yet, what can be warned of."""
+        super().before_train(runner)
+        cfg = getattr(runner, 'cfg', None) or {}
+        try:
+            check_unbuilt(cfg, 'test', self.max_megabytes, self._files)
+        except DataError as error:
+            warn(f'Testing with this config will end in an error: {error}')
 
     def check(self, runner, split: str) -> None:
         """Check one split."""
@@ -47,17 +61,17 @@ class CocoFitHook(DataCheckHook):
         metrics = [(metric, file or f"{split}_evaluator's ann_file")
                    for metric, file in zip(metrics_of(runner, split), metric_files(runner, split), strict=True)
                    if hasattr(getattr(metric, '_coco_api', None), 'getCatIds')]
-        in_metrics = set()
         for metric, file in metrics:
             coco = metric._coco_api
             check_entries(coco.dataset, file)
             self._fill_iscrowd(coco, file)
             if len(pairs) == 1:
                 _check_images(coco, file, *pairs[0])
-            in_metrics.add(osp.abspath(file))
+            self._files.add(osp.abspath(file))
         for dataset, _ in pairs:
-            if osp.isfile(dataset.ann_file) and osp.abspath(dataset.ann_file) not in in_metrics:
+            if osp.isfile(dataset.ann_file) and osp.abspath(dataset.ann_file) not in self._files:
                 self._check_file(dataset.ann_file)
+                self._files.add(osp.abspath(dataset.ann_file))
         reason = nothing_to_learn(dataset for dataset, _ in pairs) if pairs else None
         if reason and split == 'train':
             raise DataError(f'{pairs[0][1]}: {reason}. {_SWITCH}.')

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...utils.checks import check_int
 from ...utils.errors import DivergenceError, some
+from ..resuming import is_resuming, named_checkpoint
 from ..saving import checkpoint_hooks, saves_after_iter
 from ..unwrap import unwrapped
 
@@ -167,8 +168,8 @@ def _message(runner, found: str) -> str:
     if _has_loss_scaler(runner):
         remedies.append('no --amp')
     saved = [hook.last_ckpt for hook in checkpoint_hooks(runner) if hook.last_ckpt]
-    if not saved and runner._resume and runner._load_from:  # there is no public way to ask
-        saved = [runner._load_from]
+    if not saved and is_resuming(runner) and (source := named_checkpoint(runner)):
+        saved = [source]
     then = f'The last finite checkpoint is {saved[-1]!r}: load_from takes its weights only, --resume its LR as well.' \
         if saved else 'No checkpoint was saved before.'
     return f'{found} The LR is {rate:g}. Try {", ".join(remedies)}. {then}'

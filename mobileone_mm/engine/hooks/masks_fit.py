@@ -17,8 +17,8 @@ class MasksFitHook(DataCheckHook):
 
     The sample has 32 masks of each dataset, at equal distances, loaded as the dataset does (256 where these show one
     label only); that many were looked at is logged. Of masks outside of it, a label beyond the classes ends the run at
-    their batch, with the name of the file: in training it would be "Target 6 is out of bounds" or a device-side assert,
-    in the metric it is left out without a word.
+    their batch (below a millisecond a mask), with the name of the file: in training it would be "Target 6 is out of
+    bounds" or a device-side assert, in the metric it is left out without a word.
 
     To switch it off under our own tools: ``default_hooks.masks_fit=None``.
 

@@ -5,6 +5,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from ..resuming import is_resuming, named_checkpoint
 from ..saving import checkpoint_hooks
 
 
@@ -23,11 +24,11 @@ class OwnCheckpointsHook(Hook):
 
     def before_train(self, runner) -> None:
         """Rewrite what mmengine's message hub took from the checkpoint, before CheckpointHook reads it."""
-        if not runner._resume:  # there is no public way to ask whether a run resumes
+        if not is_resuming(runner):
             return
         hub = runner.message_hub
         folders = [_folder(hook, runner) for hook in checkpoint_hooks(runner)]
-        source = runner._load_from or find_latest_checkpoint(runner.work_dir)
+        source = named_checkpoint(runner) or find_latest_checkpoint(runner.work_dir)
         own = bool(source) and _is_in(source, folders)  # also one that was moved or copied
         for key, path in list(hub.runtime_info.items()):
             if not key.startswith(('best_ckpt', 'last_ckpt')) or not isinstance(path, str) or _is_in(path, folders):

@@ -6,6 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop
 
+from ..resuming import is_resuming
+
 _IMAGES = 'images_per_iter'  # in a checkpoint's meta
 
 
@@ -31,7 +33,7 @@ class ResumeScheduleHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Rewrite a checkpoint's schedules, before mmengine restores them."""
-        if not runner._resume:  # there is no public way to ask whether a run resumes
+        if not is_resuming(runner):
             return
         info = checkpoint.get('message_hub', {}).get('runtime_info', {})
         images = (checkpoint.get('meta', {}).get(_IMAGES), _images_per_iter(runner))
