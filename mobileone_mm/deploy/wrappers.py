@@ -295,7 +295,7 @@ def input_shape(cfg: Config) -> tuple[int, int]:
     for step in inference_pipeline(cfg) or ():
         if type_name(step) == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
             return _pair(step['scale'])[::-1]
-    if 'crop_size' in cfg:
+    if cfg.get('crop_size'):
         return _pair(cfg.crop_size)
     raise ConfigError('The config has no fixed input size: its test pipeline has no Resize with keep_ratio=False, and '
                       'there is no crop_size. Name the size that the network takes: --shape H W.')

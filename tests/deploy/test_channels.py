@@ -26,16 +26,14 @@ test_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 model.update(backbone=dict(arch=arch, in_channels={channels}),
              data_preprocessor=dict(mean={mean}, std={std}, bgr_to_rgb=False))
 """
+# mm's data preprocessors take a mean of one or three values; one goes for all channels.
 SETTINGS = {1: dict(colour='grayscale', channels=1, mean=[110.], std=[60.]),
             4: dict(colour='unchanged', channels=4, mean=[100.], std=[60.])}
-# Gray from the image itself; of mm's data preprocessors, only mmseg's has a mean of four.
-SEGMENTOR_SETTINGS = SETTINGS | {4: dict(colour='unchanged', channels=4, mean=[100., 110., 120., 5.],
-                                         std=[50., 60., 70., 80.])}
 
 
 def make(folder, kind, channels):
-    text, settings = (tiny.DETECTOR, SETTINGS) if kind == 'detector' else (tiny.SEGMENTOR, SEGMENTOR_SETTINGS)
-    config = tiny.write_config(folder, text, CHANNELS.format(**settings[channels]))
+    text = tiny.DETECTOR if kind == 'detector' else tiny.SEGMENTOR
+    config = tiny.write_config(folder, text, CHANNELS.format(**SETTINGS[channels]))
     cfg = Config.fromfile(config)
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
