@@ -12,7 +12,9 @@ from ..utils.types import task_library, type_name
 from .options import check_checkpoint, load_config
 
 _TTA_MODELS = {
-    'mmdet': dict(type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    # By its path: mmdet registers it with mmengine, where a name is known once mmdet's models are imported.
+    'mmdet': dict(type='mmdet.models.test_time_augs.DetTTAModel',
+                  tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='mobileone_mm.tasks.segmentation.SegTTAModel'),
     'mmpretrain': dict(type='mmpretrain.AverageClsScoreTTA'),
 }
@@ -49,6 +51,9 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
     cfg = load_config(config, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher, local_rank=local_rank)
     checkpoint = str(checkpoint)
     check_checkpoint(checkpoint)
+    if not cfg.get('test_dataloader'):
+        raise ConfigError(f'{str(config)!r} has no test_dataloader, so there is nothing to test on. Write one, with '
+                          'test_evaluator and test_cfg=dict().')
     exported = is_exported(checkpoint)
     if exported:
         if tta:

@@ -282,8 +282,8 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
         if nms:
             raise ArgumentError('NMS is for detectors, and this is a segmentor. Leave it out.')
         return DeployableSegmentor(model, argmax)
-    raise ConfigError('Can export detectors of mmdet and segmentors of mmseg, got a {type(model).__name__} with '
-                      f'default_scope={scope!r}.')
+    raise ConfigError('Can export detectors of mmdet and segmentors of mmseg, got '
+                      f'default_scope={scope!r} and a {type(model).__name__}.')
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:

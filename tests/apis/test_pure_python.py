@@ -70,11 +70,10 @@ def test_train_and_options_of_test(pure, shapes_root, tmp_path):
     python('tools/test.py', dumped, tmp_path / 'work' / 'epoch_1.pth', '--work-dir', tmp_path / 'a',
            SHAPES_ROOT=shapes_root)
     assert metrics(kind, tmp_path / 'a') == metrics(kind, tmp_path / 'work')
-    for each in (config, dumped):
-        python('tools/test.py', each, checkpoint, '--work-dir', tmp_path / 'b', '--tta', SHAPES_ROOT=shapes_root)
-        python('tools/test.py', each, checkpoint, '--work-dir', tmp_path / 'c', '--out', out, '--show-dir',
-               tmp_path / 'shown', SHAPES_ROOT=shapes_root)
-        python('tools/reparameterize.py', each, checkpoint, tmp_path / 'deployed.pth', SHAPES_ROOT=shapes_root)
+    python('tools/test.py', dumped, checkpoint, '--work-dir', tmp_path / 'b', '--tta', SHAPES_ROOT=shapes_root)
+    python('tools/test.py', config, checkpoint, '--work-dir', tmp_path / 'c', '--tta', '--out', out, '--show-dir',
+           tmp_path / 'shown', SHAPES_ROOT=shapes_root)
+    python('tools/reparameterize.py', config, checkpoint, tmp_path / 'deployed.pth', SHAPES_ROOT=shapes_root)
     assert out.exists()
 
 
