@@ -9,10 +9,11 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from .arch import se_channels
 from .utils.errors import ArgumentError
+from .utils.types import type_name
 
 _NORMS = ('BN', 'BN2d', 'SyncBN')
 _WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
-_INPLACE = ('ReLU', 'ReLU6', nn.ReLU, nn.ReLU6)
+_INPLACE = ('ReLU', 'ReLU6')
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
@@ -22,7 +23,7 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
         ArgumentError: The norm is not a batch norm with running statistics.
     """
     norm = None
-    if isinstance(norm_cfg, dict) and norm_cfg.get('type') in (*_NORMS, nn.BatchNorm2d, nn.SyncBatchNorm):
+    if isinstance(norm_cfg, dict) and type_name(norm_cfg) in (*_NORMS, 'BatchNorm2d', 'SyncBatchNorm'):
         norm = build_norm_layer(norm_cfg, channels)[1]
     if norm is None or norm.running_mean is None:
         raise ArgumentError(f'MobileOne cannot fold the norm {norm_cfg}. Allowed are the types {", ".join(_NORMS)}, '
@@ -41,7 +42,7 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
     if not isinstance(act_cfg, dict) or 'type' not in act_cfg:
         raise ArgumentError(f"act_cfg must be None or a dict with a type, such as dict(type='ReLU'); got {act_cfg!r}.")
     act_cfg = dict(act_cfg)
-    if act_cfg['type'] in _INPLACE:
+    if type_name(act_cfg) in _INPLACE:
         act_cfg.setdefault('inplace', True)
     return build_activation_layer(act_cfg)
 

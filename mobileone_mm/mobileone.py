@@ -19,6 +19,7 @@ from .reparameterize import reparameterize_model
 from .utils.checks import check_int
 from .utils.errors import ArgumentError, CheckpointError
 from .utils.norms import BatchNorm
+from .utils.types import type_name
 
 _PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}  # keys of init_cfg, as in mmengine
 _OURS = {'drop_se', 'expand', 'trust'}
@@ -190,10 +191,10 @@ class MobileOne(KeepsAllKernels, BaseModule):
         """
         if isinstance(self.init_cfg, list) and len(self.init_cfg) == 1:
             self.init_cfg = self.init_cfg[0]
-        if not isinstance(self.init_cfg, dict) or self.init_cfg.get('type') != 'Pretrained':
+        if not isinstance(self.init_cfg, dict) or _kind(self.init_cfg) != 'Pretrained':
             super().init_weights()
         elif not self.is_init:
-            init_cfg = dict(self.init_cfg)
+            init_cfg = self.init_cfg | dict(type='Pretrained')
             expand = init_cfg.pop('expand', False)
             state_dict = load_pretrained(**init_cfg)
             self.load_state_dict(mark_checked(expand_state_dict(state_dict, self)) if expand else state_dict)
@@ -216,11 +217,16 @@ class MobileOne(KeepsAllKernels, BaseModule):
         reparameterize_model(self, inplace=True)
 
 
+def _kind(init_cfg: dict) -> str:
+    """The name under which an initialization is registered: ``Pretrained``, and of its class ``PretrainedInit``."""
+    return type_name(init_cfg).removesuffix('Init')
+
+
 def _check_init_cfg(init_cfg: dict | list | None, norm_cfg: dict) -> None:
     """Refuse an ``init_cfg`` that would fail only later, in the initialization."""
     entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
     for entry in entries:
-        kind = entry.get('type') if isinstance(entry, dict) else None
+        kind = _kind(entry) if isinstance(entry, dict) else None
         if kind == 'NearIdentity' and not norm_cfg.get('affine', True):
             raise ArgumentError("init_cfg of type 'NearIdentity' sets the weight of norms, and those of this norm_cfg "
                                 f'have none: {norm_cfg}. Leave affine=False out, or NearIdentity.')

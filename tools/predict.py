@@ -16,16 +16,19 @@ def main() -> None:
     parser.add_argument('--out-dir', required=True, help='folder for images (vis) and predictions (preds)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box (default: %(default)s)')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU if there is one)')
+    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
+                        help="size to resize images to (default: as the config's test pipeline does)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
     with errors_in_one_line():
         result = predict(args.inputs, args.config, args.checkpoint, args.out_dir, args.score_thr, args.device,
-                         args.cfg_options, args.trust)
+                         args.cfg_options, args.trust, args.shape)
     print(f'{result["files"]} images: drawn in {args.out_dir}/vis, predictions in {args.out_dir}/preds.')
-    if result['unreadable']:
-        sys.exit('Error: could not read ' + ', '.join(result['unreadable']))
+    if failed := result['failed']:
+        sys.exit('\n  '.join([f'Error: {len(failed)} of {result["files"] + len(failed)} images have no prediction:',
+                              *(f'{file}: {reason}' for file, reason in failed.items())]))
 
 
 if __name__ == '__main__':

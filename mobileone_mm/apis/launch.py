@@ -14,6 +14,7 @@ from ..datasets.explain import explain_annotations
 from ..engine.build_errors import explained_build_errors
 from ..engine.saving import check_checkpoint_hooks
 from ..utils.errors import DataError, DiskError, MobileOneError
+from ..utils.types import type_name
 from .train_options import latest_checkpoint
 
 # By their entries in configs/_base_/default_runtime.py.
@@ -104,11 +105,11 @@ def _add_checks(cfg: Config) -> None:
             del defaults[key]  # mmengine takes None for its own hooks only
             continue
         hooks = [*(cfg.get('custom_hooks') or []), *filter(None, defaults.values())]
-        if not any(isinstance(hook, dict) and hook.get('type') == name for hook in hooks):
+        if not any(isinstance(hook, dict) and type_name(hook) == name for hook in hooks):
             cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
         if name == 'DivergenceHook':  # mmdet's comes first, by its priority, and ends without words
             cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
-                                if not (isinstance(hook, dict) and 'CheckInvalidLossHook' in str(hook.get('type')))]
+                                if not (isinstance(hook, dict) and type_name(hook) == 'CheckInvalidLossHook')]
 
 
 def _fit_workers(cfg: Config) -> None:

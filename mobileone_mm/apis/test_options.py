@@ -8,12 +8,15 @@ from ..datasets.check import check_data, datasets
 from ..deploy.exported_file import is_exported
 from ..deploy.exported_model import use_exported
 from ..utils.errors import ArgumentError, ConfigError
+from ..utils.types import task_library, type_name
 from .options import check_checkpoint, load_config
 
 _TTA_MODELS = {
-    'mmdet': dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+    # By its path: mmdet registers it with mmengine, where a name is known once mmdet's models are imported.
+    'mmdet': dict(type='mmdet.models.test_time_augs.DetTTAModel',
+                  tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
     'mmseg': dict(type='mobileone_mm.tasks.segmentation.SegTTAModel'),
-    'mmpretrain': dict(type='AverageClsScoreTTA'),
+    'mmpretrain': dict(type='mmpretrain.AverageClsScoreTTA'),
 }
 _WRITERS = ('IoUMetric', 'CityscapesMetric')  # mmseg's metrics that write masks
 
@@ -49,6 +52,9 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
     cfg = load_config(config, work_dir=work_dir, cfg_options=cfg_options, launcher=launcher, local_rank=local_rank)
     checkpoint = str(checkpoint)
     check_checkpoint(checkpoint)
+    if not cfg.get('test_dataloader'):
+        raise ConfigError(f'{str(config)!r} has no test_dataloader, so there is nothing to test on. Write one, with '
+                          'test_evaluator and test_cfg=dict().')
     exported = is_exported(checkpoint)
     if exported:
         if tta:
@@ -67,7 +73,7 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
 
 
 def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    hook, scope = (cfg.get('default_hooks') or {}).get('visualization'), cfg.get('default_scope')
+    hook, scope = (cfg.get('default_hooks') or {}).get('visualization'), task_library(cfg)
     if hook is None:
         raise ConfigError('--show and --show-dir need default_hooks.visualization in the config.')
     if scope == 'mmpretrain':
@@ -87,22 +93,16 @@ def _draw(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> No
 def _use_tta(cfg: Config) -> None:
     """Wrap the model for test-time augmentation: the config's, else the image as it is and flipped."""
     if 'tta_model' not in cfg:
-        cfg.tta_model = _TTA_MODELS.get(cfg.get('default_scope'), _TTA_MODELS['mmdet'])
-    elif cfg.get('default_scope') == 'mmseg' and _type_name(cfg.tta_model) == 'SegTTAModel':
+        cfg.tta_model = _TTA_MODELS.get(task_library(cfg), _TTA_MODELS['mmdet'])
+    elif task_library(cfg) == 'mmseg' and type_name(cfg.tta_model) == 'SegTTAModel':
         cfg.tta_model.type = _TTA_MODELS['mmseg']['type']  # the same, but for models of one output channel
     if 'tta_pipeline' in cfg:
         _check_tta_pipeline(cfg)
     for dataset in datasets(cfg.test_dataloader.dataset):
         if not dataset.get('pipeline'):
-            raise ConfigError(f'--tta needs a pipeline in test_dataloader.dataset, and {_type_name(dataset)} has none.')
+            raise ConfigError(f'--tta needs a pipeline in test_dataloader.dataset, and {type_name(dataset)} has none.')
         dataset.pipeline = deepcopy(cfg.tta_pipeline) if 'tta_pipeline' in cfg else _with_flips(dataset.pipeline)
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def _type_name(step: dict) -> str:
-    """The bare name of a config's ``type``, which is a name, a path, or in pure Python configs a class."""
-    kind = step.get('type', '')
-    return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def _with_flips(pipeline: list[dict]) -> list[dict]:
@@ -110,12 +110,12 @@ def _with_flips(pipeline: list[dict]) -> list[dict]:
 
     The flip comes before padding: mm takes the padding off the right and the lower side, before it flips back.
     """
-    if any(_type_name(step) == 'TestTimeAug' for step in pipeline):
+    if any(type_name(step) == 'TestTimeAug' for step in pipeline):
         return pipeline  # it gives views already
-    *steps, pack = (deepcopy(step) for step in pipeline if _type_name(step) != 'RandomFlip')
+    *steps, pack = (deepcopy(step) for step in pipeline if type_name(step) != 'RandomFlip')
     if pack.get('meta_keys'):  # the default has these
         pack.meta_keys = tuple(dict.fromkeys((*pack.meta_keys, 'img_path', 'flip', 'flip_direction')))
-    start = next((i for i, step in enumerate(steps) if 'Pad' in _type_name(step)), len(steps))
+    start = next((i for i, step in enumerate(steps) if 'Pad' in type_name(step)), len(steps))
     flips = [dict(type='mobileone_mm.datasets.flip.FlipImage', direction=each) for each in (None, 'horizontal')]
     transforms = [flips, *([step] for step in (*steps[start:], pack))]
     return [*steps[:start], dict(type='TestTimeAug', transforms=transforms)]
@@ -128,37 +128,32 @@ def _check_tta_pipeline(cfg: Config) -> None:
     """
     evaluators = cfg.get('test_evaluator') or []
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
-    if cfg.get('default_scope') != 'mmseg' and not any(_type_name(each) == 'VOCMetric' for each in evaluators):
+    if task_library(cfg) != 'mmseg' and not any(type_name(each) == 'VOCMetric' for each in evaluators):
         return
     is_loaded = False
     for step in cfg.tta_pipeline:
-        for views in step.transforms if _type_name(step) == 'TestTimeAug' else [[step]]:
+        for views in step.transforms if type_name(step) == 'TestTimeAug' else [[step]]:
             first = views[0] if views else {}
-            if is_loaded and 'Flip' in _type_name(first) and first.get('prob') != 0.:
+            if is_loaded and 'Flip' in type_name(first) and first.get('prob') != 0.:
                 raise ConfigError('tta_pipeline loads the annotations before it flips, and flips first: predictions '
                                   "would be compared with a mirrored truth. Put dict(type='LoadAnnotations') behind "
                                   'RandomFlip, or RandomFlip with prob=0.0 first.')
-            is_loaded |= any('Annotations' in _type_name(view) for view in views)
+            is_loaded |= any('Annotations' in type_name(view) for view in views)
 
 
 def _write_predictions(cfg: Config, out: str) -> None:
-    scope = cfg.get('default_scope')
+    scope = task_library(cfg)
     evaluators = cfg.get('test_evaluator')
     if not evaluators:
         raise ConfigError('--out needs a test_evaluator in the config.')
     evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     if scope == 'mmseg':
-        writers = [each for each in evaluators if len(evaluators) == 1 or _writes_masks(each.get('type'))]
+        writers = [each for each in evaluators if len(evaluators) == 1 or type_name(each) in _WRITERS]
         if not writers:
             raise ConfigError(f'--out needs one of {", ".join(_WRITERS)} in test_evaluator, to write the masks.')
         writers[0].update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise ArgumentError(f'--out is a .pkl or .pickle file for a detector or a classifier, got {out!r}.')
-    dump = 'DumpResults' if scope == 'mmpretrain' else 'DumpDetResults'
+    dump = 'DumpResults' if scope == 'mmpretrain' else 'mmdet.DumpDetResults'
     cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
-
-
-def _writes_masks(kind: str | type) -> bool:
-    name = kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
-    return name in _WRITERS

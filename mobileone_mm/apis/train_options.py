@@ -8,6 +8,7 @@ from mmengine.device import get_device
 
 from ..datasets.check import check_data
 from ..utils.errors import ArgumentError, ConfigError
+from ..utils.types import type_name
 from .options import check_checkpoint, load_config
 
 
@@ -39,7 +40,7 @@ def prepare_train(config: str | Path, *, work_dir: str | None = None, amp: bool 
     if amp:
         if not cfg.get('optim_wrapper'):
             raise ConfigError('--amp needs an optim_wrapper, and the config has none.')
-        kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
         if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
             raise ConfigError(f"--amp needs optim_wrapper.type='OptimWrapper', got {kind!r}.")
         if get_device() == 'cpu':
@@ -74,6 +75,6 @@ def latest_checkpoint(work_dir: str | Path) -> str | None:
     candidates = sorted((path for path in numbered if numbered[path]), key=lambda path: int(numbered[path][1]),
                         reverse=True)
     pointer = Path(work_dir, 'last_checkpoint')
-    if pointer.is_file() and (name := pointer.read_text().strip()):
+    if pointer.is_file() and (name := pointer.read_text(encoding='utf-8').strip()):
         candidates = [Path(work_dir, Path(name).name), Path(name), *candidates]
     return next((str(path) for path in candidates if path.is_file() and zipfile.is_zipfile(path)), None)

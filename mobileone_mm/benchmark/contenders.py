@@ -18,6 +18,7 @@ from ..mobileone import MobileOne
 from ..reparameterize import reparameterize_model
 from ..utils.errors import ArgumentError, ConfigError, MissingOperatorError, MissingPackageError, require
 from ..utils.files import installed_file
+from ..utils.types import task_library
 
 # mmdet's and mmseg's own networks on MobileNetV2, by their place below the package's configs.
 _CONFIG_PEERS = {
@@ -93,7 +94,7 @@ def from_config(name: str, cfg: Config, size: tuple[int, int] | None = None) -> 
     Raises:
         ConfigError: It needs what this mmcv does not have.
     """
-    scope = cfg.get('default_scope', 'mmengine')
+    scope = task_library(cfg) or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         try:
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
@@ -160,7 +161,7 @@ def plan(configs: Sequence[str], archs: Sequence[str], peers: bool,
     builders = [partial(from_config, name, cfg, size) for name, cfg in read.items()]
     builders += [partial(from_arch, arch, size) for arch in archs]
     if peers:
-        scopes = {cfg.get('default_scope') for cfg in read.values()}
+        scopes = {task_library(cfg) for cfg in read.values()}
         builders += [partial(_from_peer_config, scope, size) for scope in _CONFIG_PEERS if scope in scopes]
         builders += [partial(build, arch, size or _BACKBONE_SIZE) for build in (_from_mmpretrain, _from_timm)
                      for arch in archs if arch in _PEER_ARCHS]

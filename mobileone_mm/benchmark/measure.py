@@ -203,7 +203,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 def cpu_name() -> str:
     """What the processor calls itself, and how many of it there are."""
     cpuinfo = Path('/proc/cpuinfo')
-    found = re.search(r'model name\s*:\s*(.+)', cpuinfo.read_text()) if cpuinfo.is_file() else None
+    found = re.search(r'model name\s*:\s*(.+)', cpuinfo.read_text(encoding='utf-8')) if cpuinfo.is_file() else None
     name = found[1] if found else platform.processor() or platform.machine()
     return f'{name}, {os.cpu_count()} logical CPUs'
 

@@ -21,6 +21,7 @@ from ..engine.trained import load_trained
 from ..reparameterize import reparameterize_model
 from ..utils.errors import ArgumentError, ModelCardError
 from ..utils.files import atomic_file, sha256
+from ..utils.types import type_name
 from .contenders import Contender, build_all, plan
 from .measure import benchmark, count
 from .report import headline
@@ -157,7 +158,7 @@ def logged_values(log: str | Path, metric: str) -> list[float]:
     files = sorted(Path(log).rglob('scalars.json')) or [Path(log)]
     remedy = 'Name the work dir of a training that validated, or its TIMESTAMP/vis_data/scalars.json.'
     try:
-        rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        rows = [json.loads(line) for file in files for line in file.read_text(encoding='utf-8').splitlines()]
     except (OSError, ValueError) as error:  # the latter of JSON, and of bytes that are no text
         raise ModelCardError(f'{str(log)!r} is no log of mmengine: {error}. {remedy}') from error
     if not all(isinstance(row, dict) for row in rows):
@@ -224,7 +225,7 @@ def _latencies(configs: Sequence[str], rounds: int) -> dict[str, dict]:
 
 
 def _result(kind: Kind, config: Path, log: str) -> dict:
-    dataset = next(datasets(read_config(config).test_dataloader.dataset)).type
+    dataset = type_name(next(datasets(read_config(config).test_dataloader.dataset)))
     value = round(kind.percent * max(logged_values(log, kind.logged)), 2)
     return {'Task': kind.task, 'Dataset': _DATASETS.get(dataset, dataset), 'Metrics': {kind.metric: value}}
 

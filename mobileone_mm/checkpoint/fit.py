@@ -86,6 +86,9 @@ def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         if name is not None and name != model.arch:
             raise CheckpointError(f"These are MobileOne {name!r} weights, but the config says arch={model.arch!r}. Set "
                                   f"arch={name!r}, or load weights of {model.arch!r}.")
+        if problems.keys() == {'of another shape'} and find_in_channels(state_dict) != model.in_channels \
+                and all(key.startswith('stage0.') for key in problems['of another shape']):
+            raise CheckpointError(_other_channels(find_in_channels(state_dict), model.in_channels))
         raise CheckpointError(
             f'The checkpoint does not fit MobileOne(arch={model.arch!r}, in_channels={model.in_channels}); '
             f'{describe(problems)}. It is incomplete, damaged, or of another network.')
@@ -97,6 +100,14 @@ def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         raise CheckpointError('The checkpoint holds tensors without values (on the meta device).')
     check_finite(state_dict)
     return state_dict | {key: torch.tensor(0) for key in counters}
+
+
+def _other_channels(got: int, expected: int) -> str:
+    gray = ("LoadImageFromFile without color_type='grayscale' makes three equal ones of a gray image"
+            if (got, expected) == (3, 1) else 'with mean and std of as many')
+    return (f'These weights take images of {got} channels, and this MobileOne has in_channels={expected}. Either load '
+            f'images in {got} channels and set in_channels={got} ({gray}), or train from scratch: --cfg-options '
+            'model.backbone.init_cfg=None.')
 
 
 def find_arch(state_dict: dict[str, Tensor]) -> str | None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.types import type_name
 from .stand_in import StandInFinder
 
 
@@ -127,8 +128,8 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
         scores, indices = scores.sort(descending=True)
         return torch.cat((boxes[indices], scores[:, None]), dim=1), indices
     nms_cfg = dict(nms_cfg)
-    kind = nms_cfg.pop('type', 'nms')
-    if kind not in ('nms', nms) or boxes.shape[-1] != 4:
+    kind = type_name(nms_cfg.pop('type', 'nms'))
+    if kind != 'nms' or boxes.shape[-1] != 4:
         _FINDER.placeholder(f'{_FINDER.name}.{kind} on boxes of {boxes.shape[-1]} numbers')()
     class_agnostic = nms_cfg.pop('class_agnostic', class_agnostic)
     split_thr = nms_cfg.pop('split_thr', 10000)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from mmengine.config import Config
 
 from ..utils.errors import MissingDataError
+from ..utils.types import task_library, type_name
 from .classes import config_classes
 
 _HOW_TO = {
@@ -85,7 +86,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         value = os.environ.get(name)
         lines.append(f'{name} is {value!r}.' if value else f'{name} is not set, so its default was used.')
         lines.append(_HOW_TO[name])
-    embedded = _EMBEDDED.get(cfg.get('default_scope'))
+    embedded = _EMBEDDED.get(task_library(cfg))
     if embedded and 'SHAPES_ROOT' not in roots:
         lines.append(f'Or try the embedded default, which needs no download: python tools/make_shapes.py data/shapes '
                      f'&& python tools/train.py {embedded}')
@@ -102,14 +103,14 @@ def _roots(cfg: Config, missing: list[str]) -> list[str]:
 
 def _imagenet_problems(dataset: dict) -> Iterator[str]:
     """What mmpretrain's ImageNet would stumble over, or give other class indices to."""
-    if dataset.get('type') not in ('ImageNet', 'mmpretrain.ImageNet') or not dataset.get('split'):
+    if type_name(dataset) != 'ImageNet' or not dataset.get('split'):
         return
     root, split = dataset.get('data_root') or '', dataset['split']
     prefix = dataset.get('data_prefix') or split  # which goes before the split, as there
     prefix = prefix.get('img_path', '') if isinstance(prefix, dict) else prefix
     folder, listed = osp.join(root, prefix), osp.join(root, 'meta', f'{split}.txt')
     if osp.isfile(listed):
-        with open(listed) as file:
+        with open(listed, encoding='utf-8') as file:
             name = (file.readline().rsplit(maxsplit=1) or [''])[0]
         if not osp.isfile(osp.join(folder, name)):
             yield f'{osp.abspath(osp.join(folder, name))}, the first of {listed}'

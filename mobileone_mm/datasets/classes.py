@@ -8,6 +8,7 @@ from mmengine.fileio import list_from_file
 
 from ..utils.errors import DataError
 from ..utils.logs import warn
+from ..utils.types import type_name
 
 
 def read_classes(classes: Any, of: str = '') -> list[str]:
@@ -124,8 +125,7 @@ def config_classes(dataset: dict) -> list[str] | None:
 
 
 def _name(dataset: dict) -> str:
-    kind = dataset.get('type', 'dataset')
-    kind = kind if isinstance(kind, str) else kind.__name__
+    kind = type_name(dataset) or 'dataset'
     file = dataset.get('ann_file') or ''
     return f'the {kind} of {osp.basename(file)}' if isinstance(file, str) and file else f'the {kind}'
 

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..utils.errors import DataError
+from ..utils.types import type_name
 from .built import is_coco_class
 from .check import datasets
 from .classes import check_available, check_names, config_classes
@@ -77,8 +78,7 @@ def _coco_files(cfg: Config, split: str) -> Iterator[str]:
     files = [_ann_file(dataset) for dataset in _datasets(cfg, split) if is_coco_class(_kind(cfg, dataset))]
     evaluators = cfg.get(f'{split}_evaluator') or []
     for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
-        kind = evaluator.get('type')
-        if (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1] == 'CocoMetric':
+        if type_name(evaluator) == 'CocoMetric':
             files.append(evaluator.get('ann_file'))
     for file in dict.fromkeys(files):
         if file and osp.isfile(file):

@@ -195,8 +195,8 @@ def _draw_split(out: Path, split: str, count: int, size: int, seed: tuple[int, i
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     content = dict(info=dict(description='mobileone_mm shapes'), images=images, annotations=annotations,
                    categories=categories)
-    (out / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
-    (out / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text('\n'.join(names) + '\n')
+    (out / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content), encoding='utf-8')
+    (out / 'ImageSets' / 'Segmentation' / f'{split}.txt').write_text('\n'.join(names) + '\n', encoding='utf-8')
 
 
 def _draw_single(out: Path, split: str, count: int, size: int, seed: tuple[int, int]) -> None:
@@ -205,7 +205,7 @@ def _draw_single(out: Path, split: str, count: int, size: int, seed: tuple[int, 
         drawn = draw_image(np.random.default_rng((*seed, index)), size, max_shapes=1)
         Image.fromarray(drawn.image).save(out / split / f'{index:04d}.jpg', quality=95)
         lines.append(f'{index:04d}.jpg {drawn.labels[0]}\n')
-    (out / 'meta' / f'{split}.txt').write_text(''.join(lines))
+    (out / 'meta' / f'{split}.txt').write_text(''.join(lines), encoding='utf-8')
 
 
 def _annotation(annotation_id: int, image_id: int, label: int, mask: np.ndarray) -> dict:

@@ -23,7 +23,8 @@ from .wrappers import Deployable, DeployableDetector, input_shape, make_deployab
 
 SUFFIXES = {'onnx': '.onnx', 'torchscript': '.pt', 'openvino': '.xml', 'coreml': '.mlpackage'}
 INPUT = 'image'
-_INPUT = 'images in RGB, (N, 3, H, W), float32 from 0 to 255, in the size that the network takes'
+_ORDERS = {1: 'images in gray', 3: 'images in RGB'}
+_OTHER_ORDER = "images with their channels as the config's pipeline loads them (of PNG: BGR and alpha)"
 _OUTPUTS = {
     'boxes': 'x1, y1, x2, y2 in pixels of the input',
     'scores': '0 to 1; with labels of the box, else of each class; 0 where there is no box',
@@ -89,7 +90,8 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
                             '--cfg-options.')
     if half and fmt in ('onnx', 'torchscript'):
         deployable = make_deployable(model, cfg, nms, argmax)
-    example = example_image((height, width), 2 if dynamic else batch)  # a size of 1 would be taken for fixed
+    channels = deployable.channels
+    example = example_image((height, width), 2 if dynamic else batch, channels)  # a size of 1 would be taken for fixed
     if not dynamic:
         reference.fix_size(example)
         deployable.fix_size(example)
@@ -97,7 +99,9 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         deployable.half_network()
     meta = dict(
         task='detection' if isinstance(deployable, DeployableDetector) else 'segmentation',
-        shape=[None, 3, None, None] if dynamic else [batch, 3, height, width], input=_INPUT,
+        shape=[None, channels, None, None] if dynamic else [batch, channels, height, width],
+        input=f'{_ORDERS.get(channels, _OTHER_ORDER)}, (N, {channels}, H, W), float32 from 0 to 255, in the size that '
+              'the network takes',
         outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
         config=Path(config).name, **deployable.meta)
     make_folder(out.parent)
@@ -114,7 +118,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
             proto = append_nms(proto, deployable.iou_threshold, deployable.max_per_img)
         write_onnx(proto, out) if fmt == 'onnx' else _write_openvino(proto, out, meta, half)
     if calibration is not None:  # what it was not scaled to tells nothing
-        image = read_image(image_files(calibration)[0], (height, width))
+        image = read_image(image_files(calibration)[0], (height, width), channels)
         example = torch.from_numpy(image.repeat(len(example), axis=0))
     tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
     agreement = None if fmt == 'coreml' else compare(ExportedFile(out), reference, example, *tolerances)
@@ -183,9 +187,12 @@ def _write_openvino(proto, out: Path, meta: dict, half: bool) -> None:
 
 def _write_coreml(model: Deployable, example: Tensor, out: Path, meta: dict, half: bool) -> None:
     tools = require('coremltools')
+    shape = tuple(example.shape)
+    layout = {1: tools.colorlayout.GRAYSCALE, 3: tools.colorlayout.RGB}.get(shape[1])
     package = tools.convert(
         _trace(model, example), convert_to='mlprogram', minimum_deployment_target=tools.target.iOS16,
-        inputs=[tools.ImageType(INPUT, tuple(example.shape), color_layout=tools.colorlayout.RGB)],
+        inputs=[tools.TensorType(INPUT, shape) if layout is None else
+                tools.ImageType(INPUT, shape, color_layout=layout)],
         outputs=[tools.TensorType(name) for name in model.output_names],
         compute_precision=tools.precision.FLOAT16 if half else tools.precision.FLOAT32, skip_model_load=True)
     package.input_description[INPUT] = meta['input']
@@ -205,9 +212,9 @@ def _files(out: Path) -> list[Path]:
     return [out, out.with_suffix('.bin')] if out.suffix == '.xml' else [out]
 
 
-def example_image(shape: tuple[int, int], batch: int = 1) -> Tensor:
-    """Smooth noise in RGB, (N, 3, H, W), 0 to 255: to trace with, and to compare runtimes on."""
-    coarse = torch.rand(batch, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+def example_image(shape: tuple[int, int], batch: int = 1, channels: int = 3) -> Tensor:
+    """Smooth noise, (N, C, H, W), 0 to 255: to trace with, and to compare runtimes on."""
+    coarse = torch.rand(batch, channels, 8, 8, generator=torch.Generator().manual_seed(0))
     return 255 * F.interpolate(coarse, shape, mode='bicubic').clamp(0, 1)
 
 

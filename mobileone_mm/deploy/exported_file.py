@@ -45,7 +45,7 @@ class ExportedFile:
         self.meta = json.loads(meta)
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Images in RGB, (N, 3, H, W), float32 from 0 to 255 -> the outputs by their names."""
+        """Images as ``meta['input']`` says, (N, C, H, W), float32 from 0 to 255 -> the outputs by their names."""
         return dict(zip(self.meta['outputs'], self._run(image), strict=True))
 
 

@@ -13,8 +13,10 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor
 
 from ..datasets.check import datasets
-from ..engine.config import class_names
+from ..datasets.classes import read_classes
+from ..engine.config import dataset_meta
 from ..utils.errors import ArgumentError, ConfigError, DataError
+from ..utils.types import task_library, type_name
 from .exported_file import open_exported
 
 
@@ -40,7 +42,7 @@ class ExportedModel(BaseModel):
         self.takes_bgr = takes_bgr
 
     def forward(self, inputs: list[Tensor], data_samples: list[BaseDataElement], mode: str = 'predict') -> list:
-        """Images, each (3, H, W), and their data samples -> the data samples with predictions."""
+        """Images, each (C, H, W), and their data samples -> the data samples with predictions."""
         if mode != 'predict':
             raise ArgumentError(f'An exported file can only predict, got mode={mode!r}.')
         at_once = self.file.meta['shape'][0] or 1  # free sizes: images may differ in theirs
@@ -73,7 +75,13 @@ class ExportedModel(BaseModel):
         if any(size not in (None, got) for size, got in zip(expected, x.shape[1:], strict=True)):
             raise DataError(f'The file takes images of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
                             "the test pipeline's Resize, or export with --dynamic.")
-        return (x.flip(0) if self.takes_bgr else x).float().cpu().numpy()
+        channels = self.file.meta['shape'][1]
+        if len(x) == 1 and channels == 3:  # gray becomes three channels, as by mmseg's mean of three
+            x = x.expand(3, -1, -1)
+        if len(x) != channels:
+            raise DataError(f'The file takes images of {channels} channels, got {len(x)}. Set color_type of the test '
+                            "pipeline's LoadImageFromFile, as in the training.")
+        return (x.flip(0) if self.takes_bgr and channels == 3 else x).float().cpu().numpy()
 
     def _add_boxes(self, sample: BaseDataElement, boxes: Tensor, scores: Tensor, labels: Tensor | None = None,
                    factors: Tensor | None = None, levels: Tensor | None = None) -> None:
@@ -132,10 +140,11 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
     """
     meta = open_exported(file).meta
     scope = dict(detection='mmdet', segmentation='mmseg')[meta['task']]
-    if cfg.get('default_scope') != scope:
+    if task_library(cfg) != scope:
         raise ConfigError(f'{str(file)!r} is for {meta["task"]}, and {cfg.filename!r} is not. Name the config that it '
                           f'was exported with ({meta["config"]}).')
-    expected = class_names(cfg)
+    expected = dataset_meta(cfg).get('classes')
+    expected = meta['classes'] if expected is None else read_classes(expected)
     if expected != meta['classes']:
         raise ConfigError(f'{str(file)!r} has {len(meta["classes"])} classes ({", ".join(meta["classes"][:3])}, ...), '
                           f'and {cfg.filename!r} has {len(expected)} ({", ".join(expected[:3])}, ...). Name the config '
@@ -152,10 +161,10 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
     if height is not None:
         for dataset in datasets(cfg.test_dataloader.dataset):
             for step in dataset.pipeline:
-                if step.get('type') == 'Resize':
-                    is_squashed |= bool(step.get('keep_ratio'))
+                if type_name(step) == 'Resize':
+                    kind, is_squashed = step['type'], is_squashed or bool(step.get('keep_ratio'))
                     step.clear()
-                    step.update(type='Resize', scale=(width, height), keep_ratio=False)
+                    step.update(type=kind, scale=(width, height), keep_ratio=False)
     if is_squashed:
         print_log(f'{str(file)!r} takes images of {height}x{width}, so they lose the proportions that the config keeps '
                   '(keep_ratio=True): metrics and predictions differ from those of its checkpoint. A file with free '

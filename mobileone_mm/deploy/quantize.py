@@ -30,7 +30,8 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
     onnx, tools = require('onnx'), require('onnxruntime.quantization', 'onnxruntime')
     files = image_files(folder)
     name = proto.graph.input[0].name
-    batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    sizes = proto.graph.input[0].type.tensor_type.shape.dim
+    batch, channels = sizes[0].dim_value or 1, sizes[1].dim_value
 
     class Images(tools.CalibrationDataReader):
 
@@ -39,7 +40,7 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
 
         def get_next(self) -> dict | None:
             file = next(self.batches, None)
-            return None if file is None else {name: read_image(file, shape).repeat(batch, axis=0)}
+            return None if file is None else {name: read_image(file, shape, channels).repeat(batch, axis=0)}
 
     with TemporaryDirectory() as temporary:
         whole, out = Path(temporary, 'float.onnx'), Path(temporary, 'int8.onnx')

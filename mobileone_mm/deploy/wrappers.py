@@ -8,13 +8,17 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from ..datasets.check import datasets
+from ..engine.config import inference_pipeline
 from ..reparameterize import reparameterize_model
 from ..utils.errors import ArgumentError, ConfigError
+from ..utils.types import task_library, type_name
 
 
 class Deployable(nn.Module):
-    """Takes images in RGB, (N, 3, H, W), float32 from 0 to 255, prepared as by the model's data preprocessor.
+    """Takes images, (N, C, H, W), float32 from 0 to 255, and prepares them as the model's data preprocessor does.
+
+    Three channels are RGB. Others are in the order in which the config's pipeline loads them: one is gray, and the four
+    of a PNG are BGR and alpha.
 
     The model is copied, put into the deploy form and in eval mode; the norms of neck and head are folded too.
     """
@@ -29,6 +33,7 @@ class Deployable(nn.Module):
         # mm reads images in BGR, and most models turn them into RGB: those take ours as they are.
         self.takes_rgb = bool(getattr(preprocessor, 'channel_conversion', False)
                               or getattr(preprocessor, '_channel_conversion', False))
+        self.channels = next(module.in_channels for module in self.model.modules() if isinstance(module, nn.Conv2d))
         normalizes = getattr(preprocessor, '_enable_normalize', False)
         self.register_buffer('mean', preprocessor.mean.view(1, -1, 1, 1) if normalizes else torch.zeros(1, 1, 1, 1))
         self.register_buffer('scale', 1 / preprocessor.std.view(1, -1, 1, 1) if normalizes else torch.ones(1, 1, 1, 1))
@@ -46,7 +51,7 @@ class Deployable(nn.Module):
 
     def prepare(self, image: Tensor) -> Tensor:
         """Channel order and normalization."""
-        image = image if self.takes_rgb else image.flip(1)
+        image = image if self.takes_rgb or self.channels != 3 else image.flip(1)
         return ((image - self.mean) * self.scale).to(self.dtype)
 
     @property
@@ -68,7 +73,7 @@ class DeployableDetector(Deployable):
 
     Decoding is that of mmdet's ``BaseDenseHead``. Boxes are xyxy in pixels of the input.
 
-    Shapes: (N, 3, H, W) -> without NMS, ``boxes`` (N, A, 4) and ``scores`` (N, A, num_classes) of all A priors; of a
+    Shapes: (N, C, H, W) -> without NMS, ``boxes`` (N, A, 4) and ``scores`` (N, A, num_classes) of all A priors; of a
     head with score factors (FCOS, ATSS) also ``factors`` (N, A), by which ``scores`` are multiplied already, while
     mmdet applies ``score_thr`` and ``nms_pre`` before; with free sizes also ``levels`` (N, A), int64, because
     ``nms_pre`` is per level. With NMS, the K = ``test_cfg.max_per_img`` best, best first: ``boxes`` (N, K, 4),
@@ -105,7 +110,7 @@ class DeployableDetector(Deployable):
         self.nms_pre = test_cfg.get('nms_pre', -1)
         self.min_bbox_size = test_cfg.get('min_bbox_size', -1)
         others = [nms_cfg[key] for key in set(nms_cfg) - {'type', 'iou_threshold', 'max_num', 'split_thr'}]
-        if nms and (nms_cfg.get('type') != 'nms' or any(others)):
+        if nms and (type_name(nms_cfg) != 'nms' or any(others)):
             raise ConfigError(f'Cannot export this NMS: {nms_cfg}. Allowed is type "nms", per class, without offset. '
                               'Set model.test_cfg.nms, or leave NMS out of the file.')
         if nms and self.min_bbox_size > 0:
@@ -222,7 +227,7 @@ class DeployableDetector(Deployable):
 class DeployableSegmentor(Deployable):
     """A segmentor of mmseg: logits or classes at the size of the input.
 
-    Shapes: (N, 3, H, W) -> ``logits`` (N, num_classes, H, W), or with ``argmax`` ``mask`` (N, H, W), int32.
+    Shapes: (N, C, H, W) -> ``logits`` (N, num_classes, H, W), or with ``argmax`` ``mask`` (N, H, W), int32.
 
     Args:
         model: mmseg segmentor.
@@ -268,7 +273,7 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
         ConfigError: The model is neither a detector nor a segmentor, or cannot be exported.
         ArgumentError: An option is for the other kind of model.
     """
-    scope = cfg.get('default_scope')
+    scope = task_library(cfg)
     if scope == 'mmdet':
         if argmax:
             raise ArgumentError('argmax is for segmentors, and this is a detector. Leave it out.')
@@ -277,8 +282,8 @@ def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bo
         if nms:
             raise ArgumentError('NMS is for detectors, and this is a segmentor. Leave it out.')
         return DeployableSegmentor(model, argmax)
-    raise ConfigError('Can export detectors (default_scope="mmdet") and segmentors ("mmseg"), got '
-                      f'default_scope={scope!r}.')
+    raise ConfigError('Can export detectors of mmdet and segmentors of mmseg, got '
+                      f'default_scope={scope!r} and a {type(model).__name__}.')
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
@@ -287,13 +292,17 @@ def input_shape(cfg: Config) -> tuple[int, int]:
     Raises:
         ConfigError: It has neither.
     """
-    for step in next(datasets(cfg.test_dataloader.dataset)).pipeline:
-        if step.get('type') == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
-            scale = step['scale']
-            return (scale, scale) if isinstance(scale, int) else tuple(reversed(scale))
-    if 'crop_size' in cfg:
-        return tuple(cfg.crop_size)
-    raise ConfigError('The config has no fixed input size. Name it: --shape H W.')
+    for step in inference_pipeline(cfg) or ():
+        if type_name(step) == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
+            return _pair(step['scale'])[::-1]
+    if cfg.get('crop_size'):
+        return _pair(cfg.crop_size)
+    raise ConfigError('The config has no fixed input size: its test pipeline has no Resize with keep_ratio=False, and '
+                      'there is no crop_size. Name the size that the network takes: --shape H W.')
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def _flatten(level: Tensor, channels: int) -> Tensor:

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
 from ..utils.errors import ConfigError
+from ..utils.types import type_name
 
 # Functions of mmengine that call a class with the settings of a config, and, where there is no ``type``, whose.
 _BUILDERS = {
@@ -111,7 +112,7 @@ def _arguments(target) -> list[str]:
 
 
 def _unknown_type(cfg: Config, name: str, registry) -> str | None:
-    path = next((path for path, entry in _entries(cfg._cfg_dict) if _bare(entry.get('type')) == _bare(name)), None)
+    path = next((path for path, entry in _entries(cfg._cfg_dict) if type_name(entry) == type_name(name)), None)
     if path is None:
         return None
     known, todo = set(), [registry]
@@ -120,7 +121,7 @@ def _unknown_type(cfg: Config, name: str, registry) -> str | None:
         known |= set(each.module_dict)
         todo += [*each.children.values(), *([each.parent] if each.parent and not each.parent.module_dict.keys() <= known
                                             else [])]
-    near = get_close_matches(_bare(name), known)
+    near = get_close_matches(type_name(name), known)
     guess = f' Did you mean {", ".join(near)}?' if near else ''
     return f'{path}.type: {registry.scope} has no {registry.name} {name!r}.{guess} A class of your own is registered ' \
            "by the module that custom_imports=dict(imports=['MODULE']) names."
@@ -133,7 +134,7 @@ def _find(cfg: Config, target, builder: str, local: dict, fits) -> str | None:
                  and fits(entry)]
     else:
         found = [(path, entry) for path, entry in _entries(cfg._cfg_dict)
-                 if _bare(entry.get('type')) == target.__name__ and fits(entry)]
+                 if type_name(entry) == target.__name__ and fits(entry)]
     return next((path for path, entry in found if entry == local.get('cfg')), found[0][0] if found else None)
 
 
@@ -149,8 +150,3 @@ def _entries(value, path: str = '') -> Iterator[tuple[str, dict]]:
         return
     for key, item in items:
         yield from _entries(item, f'{path}.{key}' if path else str(key))
-
-
-def _bare(kind) -> str | None:
-    """The name of a ``type``: a string with or without its scope, or a class."""
-    return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', None)

@@ -1,8 +1,13 @@
 """Config files, and what they say about their dataset."""
 import os
+import re
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
@@ -37,7 +42,7 @@ def config_from_file(path: str | Path) -> Config:
         if os.environ.get(name) == '':
             del os.environ[name]  # mmengine would use the empty value instead of the default
     try:
-        return Config.fromfile(path)
+        return _without_modules(Config.fromfile(path))
     except FileNotFoundError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals.get('__name__', '').startswith('mmengine.'):  # the config's own code
@@ -47,6 +52,21 @@ def config_from_file(path: str | Path) -> Config:
     except ImportError as error:
         _explain_import(path, error)
         raise
+
+
+def _without_modules(cfg: Config) -> Config:
+    """A pure Python config keeps what it imports beside its settings, and ``import os`` makes it impossible to copy."""
+    for name in [name for name, value in cfg.items() if isinstance(value, ModuleType)]:
+        cfg.pop(name)
+    _import_all(cfg._cfg_dict)
+    return cfg
+
+
+def _import_all(value: Any) -> None:
+    """Import what a pure Python config names: mmengine does so when something is read, and then it would be late."""
+    if isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            _import_all(item)
 
 
 def _explain_import(path: str | Path, error: ImportError) -> None:
@@ -63,6 +83,8 @@ def _explain_import(path: str | Path, error: ImportError) -> None:
             raise MissingPackageError(f'Config {str(path)!r} needs {name}, which is not installed. Install it: '
                                       f'pip install {_PIP_NAMES[name]}') from error
         cause = cause.__context__
+    if re.search(r', line \d+', str(error)):  # in a pure Python config, with file and line
+        raise ConfigError(f'{error}. Correct the import.') from error
 
 
 def read_config(path: str | Path, options: dict | None = None) -> Config:
@@ -80,14 +102,71 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
 
 
 def dataset_meta(cfg: Config) -> dict:
-    """``classes``, ``palette`` and so on of a config's test dataset; its files need not exist."""
-    dataset = next(datasets(cfg.test_dataloader.dataset))
-    with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-        return dict(registry.get(dataset.type).METAINFO) | dict(dataset.get('metainfo') or {})
+    """``classes``, ``palette`` and so on of a config's test dataset; its files need not exist.
+
+    Without a test dataset they are those of the validation or the training dataset, and without any there are none.
+    """
+    dataset = any_dataset(cfg)
+    if dataset is None:
+        return {}
+    return _own_meta(cfg, dataset) | dict(dataset.get('metainfo') or {})
+
+
+def any_dataset(cfg: Config) -> dict | None:
+    """A config's first test dataset, without wrappers; else its validation or training dataset, or None."""
+    loaders = (cfg.get(f'{split}_dataloader') or {} for split in ('test', 'val', 'train'))
+    return next((dataset for loader in loaders if 'dataset' in loader for dataset in datasets(loader['dataset'])), None)
+
+
+def _own_meta(cfg: Config, dataset: dict) -> dict:
+    """What a dataset's class says of itself."""
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
+            kind = registry.get(kind)
+    return dict(getattr(kind, 'METAINFO', {}))
+
+
+def _saved_meta(checkpoint: dict | None) -> dict:
+    saved = ((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}
+    return {key.lower(): value for key, value in saved.items()}
 
 
 def class_names(cfg: Config, checkpoint: dict | None = None) -> list[str]:
-    """Names of a model's classes: from its checkpoint, else from its config's test dataset."""
-    saved = ((checkpoint or {}).get('meta') or {}).get('dataset_meta') or {}
-    saved = {key.lower(): value for key, value in saved.items()}
-    return read_classes(saved.get('classes') or dataset_meta(cfg)['classes'])
+    """Names of a model's classes: from its checkpoint, else from its config's test dataset.
+
+    Raises:
+        ConfigError: Neither has any.
+        DataError: They are a text and not a file.
+    """
+    classes = _saved_meta(checkpoint).get('classes') or dataset_meta(cfg).get('classes')
+    if not classes:
+        raise ConfigError(f'The names of the classes are neither in the checkpoint (meta.dataset_meta) nor in a '
+                          f'dataset of {cfg.filename!r}. Write metainfo=dict(classes=(...)) into '
+                          'test_dataloader.dataset.')
+    return read_classes(classes)
+
+
+def class_colours(cfg: Config, classes: Sequence[str], checkpoint: dict | None = None) -> list[tuple[int, int, int]]:
+    """A colour for each class, in RGB: that of its name in the checkpoint, the config or the dataset's class.
+
+    Where one of them is without, all get random colours, always the same, which are those of mmdet.
+    """
+    dataset, known = any_dataset(cfg), {}
+    for meta in (_own_meta(cfg, dataset) if dataset else {}, dataset_meta(cfg), _saved_meta(checkpoint)):
+        names, colours = meta.get('classes') or (), meta.get('palette')
+        if names and isinstance(colours, (list, tuple)) and len(names := read_classes(names)) == len(colours):
+            known |= zip(names, map(tuple, colours), strict=True)
+    if all(name in known for name in classes):
+        return [known[name] for name in classes]
+    return [tuple(colour) for colour in np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist()]
+
+
+def inference_pipeline(cfg: Config) -> list[dict] | None:
+    """How a config prepares images when it tests: the test dataset's pipeline, else that of validation, else the
+    config's own ``test_pipeline``; None if it has none of them.
+    """
+    for loader in (cfg.get('test_dataloader'), cfg.get('val_dataloader')):
+        if loader and 'dataset' in loader and (pipeline := next(datasets(loader['dataset'])).get('pipeline')):
+            return pipeline
+    return cfg.get('test_pipeline')

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..checkpoint.layouts import get_state_dict, without_module
 from ..checkpoint.read import read_checkpoint
+from ..utils.types import task_library
 from .build_errors import explained_build_errors
 from .fit import fit_model
 
@@ -32,7 +33,7 @@ def load_trained(cfg: Config, source: str | Path, trust: bool = False) -> tuple[
         ConfigError: The config's model cannot be built.
     """
     checkpoint = read_checkpoint(str(source), 'cpu', trust)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(task_library(cfg) or 'mmengine')
     with explained_build_errors(cfg):
         model = MODELS.build(cfg.model)
     model.load_state_dict(fit_model(without_module(get_state_dict(checkpoint)), model, switches=True))

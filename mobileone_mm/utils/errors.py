@@ -2,7 +2,9 @@
 
 Each derives from :class:`MobileOneError` and from the built-in error that it would be without us.
 """
+import codecs
 import importlib
+import locale
 import os
 import signal
 import sys
@@ -97,21 +99,34 @@ def print_warning(message: str) -> None:
         print(f'Warning: {message}', file=sys.stderr, flush=True)
 
 
+def wants_tracebacks() -> bool:
+    """Whether the environment variable ``MOBILEONE_MM_TRACEBACK`` asks for tracebacks instead of single lines."""
+    return os.environ.get('MOBILEONE_MM_TRACEBACK', '0') not in ('', '0')
+
+
+def _speaks_utf8() -> bool:
+    return codecs.lookup(locale.getpreferredencoding(False)).name == 'utf-8'
+
+
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """End a tool with the message of a :class:`MobileOneError`, or of Ctrl-C, instead of its traceback.
 
-    All other errors keep their traceback. With the environment variable ``MOBILEONE_MM_TRACEBACK=1``, ours do too. Of
-    several processes one prints (see :func:`.processes.reports_error`).
+    So ends it with text that the encoding of the locale does not have. All other errors keep their traceback. With the
+    environment variable ``MOBILEONE_MM_TRACEBACK=1``, ours do too. Of several processes one prints (see
+    :func:`.processes.reports_error`).
     """
     try:
         yield
         return
-    except (MobileOneError, KeyboardInterrupt) as error:
-        if os.environ.get('MOBILEONE_MM_TRACEBACK', '0') not in ('', '0'):
+    except (MobileOneError, KeyboardInterrupt, UnicodeError) as error:
+        if wants_tracebacks() or (isinstance(error, UnicodeError) and _speaks_utf8()):
             raise
         if isinstance(error, KeyboardInterrupt):
             message, code = str(error) or 'Interrupted.', 128 + signal.SIGINT
+        elif isinstance(error, UnicodeError):  # pycocotools reads JSON so, and file names are encoded so
+            message, code = (f'Error: Text that is not ASCII met the encoding of this locale: {error}. Let Python use '
+                             'UTF-8 everywhere: set PYTHONUTF8=1 in the environment.'), 1
         else:
             message, code = f'Error: {error}', 1
     if reports_error():

@@ -122,10 +122,12 @@ def draw(folder, number=4, sizes=((60, 80), (72, 64))):
             text += (f'<object><name>{"abc"[label]}</name><difficult>0</difficult><bndbox><xmin>{x + 1}</xmin><ymin>'
                      f'{y + 1}</ymin><xmax>{x + w + 1}</xmax><ymax>{y + h + 1}</ymax></bndbox></object>')
         (folder / 'Annotations' / f'{i}.xml').write_text(
-            f'<annotation><size><width>{width}</width><height>{height}</height></size>{text}</annotation>')
+            f'<annotation><size><width>{width}</width><height>{height}</height></size>{text}</annotation>',
+            encoding='utf-8')
     (folder / 'boxes.json').write_text(json.dumps(dict(
-        images=images, annotations=annotations, categories=[dict(id=i, name=name) for i, name in enumerate('abc')])))
-    (folder / 'list.txt').write_text('\n'.join(str(i) for i in range(number)))
+        images=images, annotations=annotations, categories=[dict(id=i, name=name) for i, name in enumerate('abc')])),
+        encoding='utf-8')
+    (folder / 'list.txt').write_text('\n'.join(str(i) for i in range(number)), encoding='utf-8')
     _draw_halves(folder)
 
 
@@ -136,4 +138,5 @@ def _draw_halves(folder):
         image = np.zeros((32, 32, 3), np.uint8)
         image[:, :16] = COLOURS[label]
         cv2.imwrite(str(folder / 'halves' / f'{label}.png'), image)
-    (folder / 'labels.txt').write_text('\n'.join(f'{label}.png {label}' for label in range(len(COLOURS))))
+    labels = '\n'.join(f'{label}.png {label}' for label in range(len(COLOURS)))
+    (folder / 'labels.txt').write_text(labels, encoding='utf-8')

@@ -10,7 +10,7 @@ from .paths import ROOT
 def run(*command, check=True, cwd=None, **env):
     """Run a command with the project importable; a failure shows its output."""
     environment = os.environ | {'PYTHONPATH': str(ROOT)} | {key: str(value) for key, value in env.items()}
-    result = subprocess.run([str(part) for part in command], cwd=cwd or ROOT, env=environment, text=True,
+    result = subprocess.run([str(part) for part in command], cwd=cwd or ROOT, env=environment, encoding='utf-8',
                             capture_output=True, timeout=1200)
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result
@@ -31,13 +31,13 @@ def run_distributed(script, config, *arguments, **env):
 def scalars(folder):
     """All rows logged in a work dir, in the order of time."""
     return [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
-            for line in file.read_text().splitlines()]
+            for line in file.read_text(encoding='utf-8').splitlines()]
 
 
 def logged(folder, metric):
     """The last metrics of ``metric``'s group in a work dir's newest scalars file, or in a test's json."""
     files = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
-    rows = [json.loads(line) for line in files[-1].read_text().splitlines()]
+    rows = [json.loads(line) for line in files[-1].read_text(encoding='utf-8').splitlines()]
     row = [row for row in rows if metric in row][-1]
     return {key: value for key, value in row.items() if key.startswith('coco/') or key in ('aAcc', 'mIoU', 'mAcc')}
 

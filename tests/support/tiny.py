@@ -30,5 +30,5 @@ model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=128, channel
 def write_config(folder, text, more=''):
     """A config below ``folder``: one of the above, with more lines of Python behind it; returns its path."""
     path = folder / 'tiny.py'
-    path.write_text(text + more)
+    path.write_text(text + more, encoding='utf-8')
     return path
