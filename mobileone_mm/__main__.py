@@ -8,6 +8,7 @@ import os.path as osp
 import runpy
 import sys
 
+from .engine.imports import explain_import
 from .utils.errors import MissingFileError, errors_in_one_line
 from .utils.files import installed_file
 
@@ -37,9 +38,13 @@ def main() -> None:
         return
     with errors_in_one_line():
         script = find_script(sys.argv[1])
-    sys.argv[:2] = [script]
-    sys.path[0] = osp.dirname(osp.abspath(script))  # as Python does for a script
-    runpy.run_path(script, run_name='__main__')
+        sys.argv[:2] = [script]
+        sys.path[0] = osp.dirname(osp.abspath(script))  # as Python does for a script
+        try:
+            runpy.run_path(script, run_name='__main__')
+        except ImportError as error:
+            explain_import(f'{osp.basename(script)} or its config', error)
+            raise
 
 
 if __name__ == '__main__':

@@ -111,9 +111,20 @@ def weight_shapes(arch: dict, in_channels: int = 3, deploy: bool = False,
     """
     shapes = {}
     for name, block in block_table(arch, in_channels):
-        parts = _deploy_parts(block) if deploy else _train_parts(block, affine)
-        shapes |= {f'{name}.{key}': shape for key, shape in [*parts, *_se_parts(block)]}
+        parts = branch_shapes(block, deploy, affine) | dict(_se_parts(block))
+        shapes |= {f'{name}.{key}': shape for key, shape in parts.items()}
     return shapes
+
+
+def branch_shapes(block: dict, deploy: bool, affine: bool = True) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of what differs between the forms of a block: its branches, or its ``reparam_conv``.
+
+    Args:
+        block: The block's arguments, as in :func:`block_table`.
+        deploy: Whether to take the deploy form instead of the train form.
+        affine: Whether the norms have weight and bias.
+    """
+    return dict(_deploy_parts(block) if deploy else _train_parts(block, affine))
 
 
 def _deploy_parts(block: dict) -> Iterator[tuple[str, tuple[int, ...]]]:

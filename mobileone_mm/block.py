@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from .calls import leaf_for_fx, recomputed
+from .init_cfg import check_init_cfg
 from .kernel_cache import KeepsKernel
 from .layers import SqueezeExcite, apply_weight_hooks, build_activation, build_norm
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels, to_float
-from .utils.checks import check_int
+from .utils.checks import check_bool, check_int
 from .utils.errors import ArgumentError, CheckpointError
 from .utils.norms import BatchNorm
 
@@ -70,22 +71,26 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         if kernel_size % 2 == 0:
             raise ArgumentError(f'kernel_size must be odd, got {kernel_size}: a 1x1 branch has no place in an even '
                                 'kernel.')
+        if in_channels % groups or out_channels % groups:
+            raise ArgumentError(f'groups must divide in_channels and out_channels, got groups={groups}, '
+                                f'in_channels={in_channels}, out_channels={out_channels}.')
         shapes_agree = in_channels == out_channels and stride == 1
         if with_skip and not shapes_agree:
             raise ArgumentError('with_skip=True needs in_channels == out_channels and stride 1, got '
                                 f'in_channels={in_channels}, out_channels={out_channels}, stride={stride}.')
         self.padding = dilation * (kernel_size // 2)
-        self.with_skip = shapes_agree if with_skip is None else with_skip
+        self.with_skip = shapes_agree if with_skip is None else check_bool('with_skip', with_skip)
         self.norm_cfg = norm_cfg
-        self.with_cp = with_cp
-        self.fast_train = fast_train
-        if deploy:
+        self.with_cp = check_bool('with_cp', with_cp)
+        self.fast_train = check_bool('fast_train', fast_train)
+        if check_bool('deploy', deploy):
             build_norm(norm_cfg, out_channels)  # refuses the same norms as the train form
             self.reparam_conv = self._conv(kernel_size, bias=True)
         else:
             self._build_branches()
-        self.se = SqueezeExcite(out_channels) if with_se else nn.Identity()
+        self.se = SqueezeExcite(out_channels) if check_bool('with_se', with_se) else None
         self.activate = build_activation(act_cfg)
+        check_init_cfg(init_cfg, norm_cfg)
 
     def _conv(self, kernel_size: int, build: Callable[..., nn.Conv2d] = nn.Conv2d, **kwargs) -> nn.Conv2d:
         geometry = dict(stride=self.stride, padding=self.padding, dilation=self.dilation, bias=False)
@@ -118,7 +123,7 @@ class MobileOneBlock(KeepsKernel, BaseModule):
             out = F.conv2d(x, *kernel, self.stride, self.padding, self.dilation, self.groups)
         else:
             out = self.sum_branches(x)
-        return self.activate(self.se(out))
+        return self.activate(out if self.se is None else self.se(out))
 
     def _branch_outputs(self, x: Tensor) -> Iterator[Tensor]:
         for branch in self.conv_branches:

@@ -7,6 +7,8 @@ import torch
 import torch.utils.checkpoint
 from torch.fx import Proxy
 
+from .utils.errors import ArgumentError
+
 
 def leaf_for_fx(forward: Callable) -> Callable:
     """Make a block one node for ``torch.fx``, unless it is in the deploy form.
@@ -19,6 +21,9 @@ def leaf_for_fx(forward: Callable) -> Callable:
     @functools.wraps(forward)
     def traced(self, x):
         if isinstance(x, Proxy) and not self.deploy:
+            if x.tracer.root is self:
+                raise ArgumentError('torch.fx cannot trace a MobileOneBlock alone in its train or eval form. Trace a '
+                                    'model that holds it, or call switch_to_deploy() before.')
             return x.tracer.create_proxy('call_module', x.tracer.path_of_module(self), (x, ), {})
         return forward(self, x)
 

@@ -1,4 +1,6 @@
-"""Layers of a MobileOne block other than its convolutions."""
+"""What a MobileOne block is built of besides plain convolutions, and the hooks that set their weights."""
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmengine.model import BaseModule
@@ -20,11 +22,11 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     """Build a batch norm from mm's ``norm_cfg``, refusing what cannot be folded.
 
     Raises:
-        ArgumentError: The norm is not a batch norm with running statistics.
+        ArgumentError: The norm is not a batch norm with running statistics, or does not take its arguments.
     """
     norm = None
     if isinstance(norm_cfg, dict) and type_name(norm_cfg) in (*_NORMS, 'BatchNorm2d', 'SyncBatchNorm'):
-        norm = build_norm_layer(norm_cfg, channels)[1]
+        norm = _built('norm_cfg', norm_cfg, lambda: build_norm_layer(norm_cfg, channels)[1])
     if norm is None or norm.running_mean is None:
         raise ArgumentError(f'MobileOne cannot fold the norm {norm_cfg}. Allowed are the types {", ".join(_NORMS)}, '
                             "with running statistics. Set e.g. norm_cfg=dict(type='BN').")
@@ -35,7 +37,7 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
     """Build an activation from mm's ``act_cfg``, in place where that is safe; None: the identity.
 
     Raises:
-        ArgumentError: It is no dict with a type.
+        ArgumentError: It is no dict with a type, or does not take its arguments.
     """
     if act_cfg is None:
         return nn.Identity()
@@ -44,7 +46,14 @@ def build_activation(act_cfg: dict | None) -> nn.Module:
     act_cfg = dict(act_cfg)
     if type_name(act_cfg) in _INPLACE:
         act_cfg.setdefault('inplace', True)
-    return build_activation_layer(act_cfg)
+    return _built('act_cfg', act_cfg, lambda: build_activation_layer(act_cfg))
+
+
+def _built(name: str, cfg: dict, build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return build()
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ArgumentError(f'{name}={cfg!r} cannot be built: {error}. Correct its type or arguments.') from error
 
 
 def apply_weight_hooks(conv: nn.Conv2d) -> None:

@@ -12,17 +12,14 @@ from torch.fx import Proxy
 from .arch import block_table, check_per_stage, resolve_arch, stage_widths
 from .block import MobileOneBlock
 from .checkpoint.expand import expand_state_dict
-from .checkpoint.fit import adapt_state_dict, is_checked, mark_checked, missing_backbone
+from .checkpoint.fit import adapt_state_dict, mark_checked, missing_backbone, was_checked
 from .checkpoint.pretrained import load_pretrained
+from .init_cfg import check_init_cfg, initializer
 from .kernel_cache import KeepsAllKernels
 from .reparameterize import reparameterize_model
-from .utils.checks import check_int
+from .utils.checks import check_bool, check_int
 from .utils.errors import ArgumentError, CheckpointError
 from .utils.norms import BatchNorm
-from .utils.types import type_name
-
-_PRETRAINED = {'type', 'checkpoint', 'prefix', 'map_location'}  # keys of init_cfg, as in mmengine
-_OURS = {'drop_se', 'expand', 'trust'}
 
 
 @MODELS.register_module()
@@ -99,11 +96,12 @@ class MobileOne(KeepsAllKernels, BaseModule):
         self.frozen_stages = check_int('frozen_stages (-1: none, 0: the stem, n: stem and stages 1 to n)',
                                        frozen_stages, -1, 4)
         self.in_channels = check_int('in_channels', in_channels, 1)
-        self.norm_eval = norm_eval
+        self.norm_eval = check_bool('norm_eval', norm_eval)
         self.norm_cfg = norm_cfg
 
         common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, with_cp=with_cp, fast_train=fast_train, deploy=deploy)
-        for name, block in block_table(spec, in_channels, self.strides, self.dilations, contract_dilation):
+        for name, block in block_table(spec, in_channels, self.strides, self.dilations,
+                                       check_bool('contract_dilation', contract_dilation)):
             stage, _, place = name.partition('.')
             if place == '0':
                 self.add_module(stage, nn.Sequential())
@@ -111,7 +109,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
                 getattr(self, stage).append(MobileOneBlock(**block, **common))
             else:
                 self.add_module(stage, MobileOneBlock(**block, **common))
-        _check_init_cfg(init_cfg, norm_cfg)
+        check_init_cfg(init_cfg, norm_cfg)
         self._widths = stage_widths(spec)
         self._freeze_stages()
 
@@ -191,7 +189,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         """
         if isinstance(self.init_cfg, list) and len(self.init_cfg) == 1:
             self.init_cfg = self.init_cfg[0]
-        if not isinstance(self.init_cfg, dict) or _kind(self.init_cfg) != 'Pretrained':
+        if not isinstance(self.init_cfg, dict) or initializer(self.init_cfg) != 'Pretrained':
             super().init_weights()
         elif not self.is_init:
             init_cfg = self.init_cfg | dict(type='Pretrained')
@@ -207,7 +205,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         ours = {key[len(prefix):] if prefix else key: state_dict.pop(key) for key in names}
         if prefix and not ours:
             raise CheckpointError(missing_backbone(state_dict, prefix))
-        if not is_checked(ours, local_metadata, self):
+        if not was_checked(ours, local_metadata, self):
             ours = adapt_state_dict(ours, self)
         state_dict.update({prefix + key: value for key, value in ours.items()})
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
@@ -215,34 +213,3 @@ class MobileOne(KeepsAllKernels, BaseModule):
     def switch_to_deploy(self) -> None:
         """Drop the branches for good, in place; the name is RepVGG's, and known to mmdeploy."""
         reparameterize_model(self, inplace=True)
-
-
-def _kind(init_cfg: dict) -> str:
-    """The name under which an initialization is registered: ``Pretrained``, and of its class ``PretrainedInit``."""
-    return type_name(init_cfg).removesuffix('Init')
-
-
-def _check_init_cfg(init_cfg: dict | list | None, norm_cfg: dict) -> None:
-    """Refuse an ``init_cfg`` that would fail only later, in the initialization."""
-    entries = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    for entry in entries:
-        kind = _kind(entry) if isinstance(entry, dict) else None
-        if kind == 'NearIdentity' and not norm_cfg.get('affine', True):
-            raise ArgumentError("init_cfg of type 'NearIdentity' sets the weight of norms, and those of this norm_cfg "
-                                f'have none: {norm_cfg}. Leave affine=False out, or NearIdentity.')
-        if kind != 'Pretrained':
-            continue
-        if unknown := sorted(entry.keys() - _PRETRAINED - _OURS):
-            raise ArgumentError(f"init_cfg of type 'Pretrained' takes {', '.join(sorted(_PRETRAINED | _OURS))}; got "
-                                f'{", ".join(unknown)}.')
-        if not isinstance(entry.get('checkpoint'), str):
-            raise ArgumentError("init_cfg of type 'Pretrained' needs checkpoint, a path or an URL; got "
-                                f'{entry.get("checkpoint")!r}.')
-        prefix = entry.get('prefix')
-        if prefix is not None and (not isinstance(prefix, str) or not prefix.strip('.')):
-            raise ArgumentError("prefix of init_cfg is what stands before the backbone's keys, such as 'backbone.'; "
-                                f'got {prefix!r}. Leave it out for weights of the backbone alone.')
-        # A list of several goes through mmengine's own initialization, which does not know ours.
-        if len(entries) > 1 and (ours := sorted(entry.keys() & _OURS)):
-            raise ArgumentError(f"init_cfg of type 'Pretrained' with {', '.join(ours)} stands alone, got it in a list "
-                                'with others. Leave those out: the checkpoint sets all weights.')

@@ -1,9 +1,17 @@
 """Fixtures of all tests."""
+import threading
+
 import pytest
 
 from mobileone_mm.datasets.shapes import make_shapes
 from tests.support import tiny
 from tests.support.runs import python
+
+
+@pytest.fixture(autouse=True)
+def mmengines_lock(monkeypatch):
+    """A lock of its own for each test: mmengine keeps it when a class of its ManagerMixin refuses its arguments."""
+    monkeypatch.setattr('mmengine.utils.manager._lock', threading.RLock())
 
 
 @pytest.fixture(scope='session')

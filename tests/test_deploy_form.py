@@ -10,6 +10,7 @@ from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
 
 from mobileone_mm import ARCHS, MobileOne, MobileOneBlock, reparameterize_model
 from mobileone_mm.arch import weight_shapes
+from mobileone_mm.utils.errors import ArgumentError
 from tests.support.reference import randomize
 
 ARCH = ARCHS['s4'] | dict(num_blocks=(1, 2, 2, 1), num_se_blocks=(0, 0, 1, 1), num_conv_branches=2)
@@ -114,6 +115,9 @@ def test_fx_traces_through_the_deploy_form_only():
     for form in (model.train(), model.eval()):
         assert kinds(torch.fx.symbolic_trace(form)) == {MobileOneBlock: NUM_BLOCKS}
     deployed = reparameterize_model(model)
+    with pytest.raises(ArgumentError, match=r'cannot trace a MobileOneBlock alone in its train or eval form'):
+        torch.fx.symbolic_trace(model.stage0)
+    assert nn.Conv2d in kinds(torch.fx.symbolic_trace(deployed.stage0))
     graph = torch.fx.symbolic_trace(deployed)
     assert MobileOneBlock not in kinds(graph)
     assert kinds(graph)[nn.Conv2d] == NUM_BLOCKS + 4 * sum(ARCH['num_se_blocks'])

@@ -103,6 +103,23 @@ ERRORS = [
      'with expand stands alone, got it in a list'),
     (dict(init_cfg=[dict(type='Pretrained', checkpoint='a.pth', drop_se=True), dict(type='NearIdentity')]),
      'with drop_se stands alone, got it in a list'),
+    (dict(init_cfg='a.pth'), "init_cfg must be None, a dict or a list of dicts, got 'a.pth'"),
+    (dict(init_cfg=(dict(type='NearIdentity'), )), 'init_cfg must be None, a dict or a list'),
+    (dict(init_cfg=dict(checkpoint='a.pth')), 'is a dict with a type'),
+    (dict(init_cfg=['a.pth']), "is a dict with a type, .* got 'a.pth'"),
+    (dict(init_cfg=dict(type='Pretraind', checkpoint='a.pth')), "no initialization 'Pretraind'. Did you mean Pretrain"),
+    (dict(init_cfg=dict(type='NearIdentity', gama=0.1)), "refused by its type: .*'gama'"),
+    (dict(init_cfg=dict(type='PretrainedInit', checkpoint='a.pth', exp=True)), 'got exp'),
+    (dict(init_cfg=dict(type='Pretrained', checkpoint='a.pth', expand=True), norm_cfg=dict(type='BN', affine=False)),
+     'expand=True in init_cfg needs norms with weight and bias'),
+    (dict(norm_eval='False'), "norm_eval must be True or False, got 'False'"),
+    (dict(deploy=1), 'deploy must be True or False, got 1'),
+    (dict(with_cp='no'), 'with_cp must be True or False'),
+    (dict(fast_train=None), 'fast_train must be True or False'),
+    (dict(contract_dilation=1), 'contract_dilation must be True or False'),
+    (dict(act_cfg=dict(type='ReLU', inplce=True)), "act_cfg=.* cannot be built: .*'inplce'"),
+    (dict(act_cfg=dict(type='RelU')), 'act_cfg=.* cannot be built: .*RelU'),
+    (dict(norm_cfg=dict(type='BN', epsilon=1e-3)), "norm_cfg=.* cannot be built: .*'epsilon'"),
 ]
 
 
@@ -125,6 +142,10 @@ def test_wrong_input(shape):
     (dict(num_conv_branches=True), 'num_conv_branches must be an int of at least 1, got True'),
     (dict(dilation=0), 'dilation must be an int of at least 1, got 0'),
     (dict(act_cfg={}), 'act_cfg must be None or a dict with a type'),
+    (dict(groups=3), 'groups must divide in_channels and out_channels, got groups=3, in_channels=8'),
+    (dict(with_skip='yes'), "with_skip must be True or False, got 'yes'"),
+    (dict(with_se=1), 'with_se must be True or False, got 1'),
+    (dict(init_cfg=dict(type='NearIdentity'), norm_cfg=dict(type='BN', affine=False)), 'have none'),
 ])
 @pytest.mark.parametrize('deploy', [False, True])
 def test_block_errors(kwargs, message, deploy):
@@ -257,6 +278,13 @@ def test_registered_for_every_scope(scope):
         assert type(registry.build(dict(type='MobileOne', arch='s1'))) is MobileOne
     finally:
         init_default_scope('mmengine')
+
+
+def test_named_with_its_scope(tiny_detector, tiny_segmentor, shapes_root, tmp_path):
+    """As configs that mix libraries do."""
+    for (config, checkpoint), name in ((tiny_detector, 'mmdet.MobileOne'), (tiny_segmentor, 'mmseg.MobileOne')):
+        python('tools/test.py', config, checkpoint, '--work-dir', tmp_path, '--cfg-options',
+               f'model.backbone.type={name}', SHAPES_ROOT=shapes_root)
 
 
 def test_near_identity_init():

@@ -29,7 +29,7 @@ LAYERS = [
     ['checkpoint'],
     ['reparameterize'],
     ['block'],
-    ['calls', 'kernel_cache', 'layers'],
+    ['calls', 'init_cfg', 'kernel_cache', 'layers'],
     ['arch', 'reparam'],
     ['utils', 'version'],
 ]
@@ -42,7 +42,7 @@ REGISTRATIONS = {'register_scheme', 'add_safe_globals'}  # of mmengine's Checkpo
 ALLOWED = {
     f'{PACKAGE}/__main__.py changes sys.argv',  # as Python does for a script
     f'{PACKAGE}/__main__.py changes sys.path',  # the same
-    f'{PACKAGE}/engine/config.py changes os.environ',  # an empty variable of ours
+    f'{PACKAGE}/engine/config.py changes os.environ',  # an empty variable of ours, while a config is read
 }
 
 class Import(NamedTuple):

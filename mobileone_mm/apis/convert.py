@@ -13,7 +13,7 @@ from ..checkpoint.read import read_checkpoint
 from ..engine.config import read_config
 from ..engine.trained import load_trained
 from ..mobileone import MobileOne
-from ..reparameterize import reparameterize_model
+from ..reparameterize import reparameterize_model, train_form_blocks
 from ..utils.errors import ArgumentError, CheckpointError, ConfigError
 from ..utils.files import atomic_file, sha256
 from ..version import __version__
@@ -81,7 +81,8 @@ def deploy_checkpoint(config: str | Path, source: str | Path, out: str | Path, t
     model, checkpoint = load_trained(cfg, source, trust)
     if not any(isinstance(module, MobileOneBlock) for module in model.modules()):
         raise ConfigError(f'The model of {str(config)!r} has no MobileOne, so there is nothing to reparameterize.')
-    if is_fused(get_state_dict(checkpoint)):
+    # With branches, weights are more tensors than the deploy form has; a config may say deploy=True.
+    if not list(train_form_blocks(model)) and len(get_state_dict(checkpoint)) <= len(model.state_dict()):
         raise CheckpointError(f'{str(source)!r} is in the deploy form already.')
     trained = sum(parameter.numel() for parameter in model.parameters())
     reparameterize_model(model, inplace=True)

@@ -9,6 +9,7 @@ from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 from ..datasets.explain import explain_annotations
 from ..engine.build_errors import explained_build_errors
@@ -48,11 +49,14 @@ def build_runner(cfg: Config) -> Runner:
     return runner
 
 
-def train(cfg: Config) -> None:
+def train(cfg: Config) -> nn.Module:
     """Build the Runner of a config and train.
 
     Args:
         cfg: From :func:`.train_options.prepare_train`, or any config of an mm library with a ``work_dir``.
+
+    Returns:
+        The trained model.
 
     Raises:
         ConfigError: Something that the config describes cannot be built.
@@ -70,7 +74,7 @@ def train(cfg: Config) -> None:
             raise DataError(f'{len(loader.dataset)} images give no batch of {loader.batch_size} (drop_last=True) on '
                             f'{get_world_size()} device(s). Set train_dataloader.batch_size lower, or add images.')
         with explained_build_errors(cfg):  # of optimizer and schedules
-            runner.train()
+            return runner.train()
     except OSError as error:  # of a checkpoint, which is written by atomic_file, or of a log
         if not isinstance(error, DiskError) and error.errno not in _DISK_ERRORS:
             raise
@@ -80,11 +84,14 @@ def train(cfg: Config) -> None:
         raise KeyboardInterrupt(f'Interrupted. {_how_to_go_on(cfg.work_dir)}') from interrupt
 
 
-def test(cfg: Config) -> None:
+def test(cfg: Config) -> dict[str, float]:
     """Build the Runner of a config and test.
 
     Args:
         cfg: From :func:`.test_options.prepare_test`.
+
+    Returns:
+        The metrics by their names.
 
     Raises:
         ConfigError: Something that the config describes cannot be built.
@@ -94,22 +101,24 @@ def test(cfg: Config) -> None:
     runner = build_runner(cfg)
     with explained_build_errors(cfg), _explained_data_errors(cfg, ('test', )):
         _ = runner.test_loop
-    runner.test()
+    return runner.test()
 
 
 def _add_checks(cfg: Config) -> None:
     """Our hooks that check, also for configs with other hooks than ours; an entry of None switches one off."""
-    defaults = cfg.get('default_hooks') or {}
+    defaults, missing = cfg.get('default_hooks') or {}, []
     for key, name in _CHECKS.items():
         if key in defaults and defaults[key] is None:
             del defaults[key]  # mmengine takes None for its own hooks only
             continue
         hooks = [*(cfg.get('custom_hooks') or []), *filter(None, defaults.values())]
         if not any(isinstance(hook, dict) and type_name(hook) == name for hook in hooks):
-            cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type=name)]
+            missing.append(dict(type=name))
         if name == 'DivergenceHook':  # mmdet's comes first, by its priority, and ends without words
             cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
                                 if not (isinstance(hook, dict) and type_name(hook) == 'CheckInvalidLossHook')]
+    if missing:  # before others of the same priority
+        cfg.custom_hooks = [*missing, *(cfg.get('custom_hooks') or [])]
 
 
 def _fit_workers(cfg: Config) -> None:

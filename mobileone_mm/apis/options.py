@@ -11,7 +11,7 @@ from ..engine.overrides import override
 from ..utils.errors import DiskError, MissingFileError
 
 
-def load_config(config: str | Path, *, work_dir: str | None = None, cfg_options: dict | None = None,
+def load_config(config: str | Path, *, work_dir: str | Path | None = None, cfg_options: dict | None = None,
                 launcher: str = 'none', local_rank: int = 0) -> Config:
     """Read a config and apply the options that training and testing share.
 
@@ -27,7 +27,8 @@ def load_config(config: str | Path, *, work_dir: str | None = None, cfg_options:
         ConfigError: It cannot be read, or has no place for an option.
         DiskError: The work dir cannot be written to.
     """
-    os.environ.setdefault('LOCAL_RANK', str(local_rank))
+    if launcher != 'none':
+        os.environ.setdefault('LOCAL_RANK', str(local_rank))  # which mmengine reads
     cfg = config_from_file(config)
     cfg.launcher = launcher
     override(cfg, cfg_options)

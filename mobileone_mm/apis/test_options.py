@@ -21,9 +21,10 @@ _TTA_MODELS = {
 _WRITERS = ('IoUMetric', 'CityscapesMetric')  # mmseg's metrics that write masks
 
 
-def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | None = None, out: str | None = None,
-                 show: bool = False, show_dir: str | None = None, wait_time: float = 2, tta: bool = False,
-                 cfg_options: dict | None = None, launcher: str = 'none', local_rank: int = 0) -> Config:
+def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | Path | None = None,
+                 out: str | Path | None = None, show: bool = False, show_dir: str | Path | None = None,
+                 wait_time: float = 2, tta: bool = False, cfg_options: dict | None = None, launcher: str = 'none',
+                 local_rank: int = 0) -> Config:
     """Read a config and apply options for testing; what is wrong with them is said before anything starts.
 
     Args:
@@ -63,7 +64,7 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
     cfg.load_from = None if exported else checkpoint
     cfg.resume = False  # the config that a resumed run dumped says True
     if show or show_dir:
-        _draw(cfg, show, show_dir, wait_time)
+        _draw(cfg, show, show_dir and str(show_dir), wait_time)
     if tta:
         _use_tta(cfg)
     if out is not None:

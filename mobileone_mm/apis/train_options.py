@@ -12,9 +12,9 @@ from ..utils.types import type_name
 from .options import check_checkpoint, load_config
 
 
-def prepare_train(config: str | Path, *, work_dir: str | None = None, amp: bool = False, auto_scale_lr: bool = False,
-                  resume: str | None = None, cfg_options: dict | None = None, launcher: str = 'none',
-                  local_rank: int = 0) -> Config:
+def prepare_train(config: str | Path, *, work_dir: str | Path | None = None, amp: bool = False,
+                  auto_scale_lr: bool = False, resume: str | Path | None = None, cfg_options: dict | None = None,
+                  launcher: str = 'none', local_rank: int = 0) -> Config:
     """Read a config and apply options for training; what is wrong with them is said before anything starts.
 
     Args:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from ..arch import arch_of_shapes, resolve_arch, weight_shapes
+from ..arch import arch_of_shapes, branch_shapes
+from ..block import MobileOneBlock
 from ..utils.errors import CheckpointError, some
-from .layouts import find_in_channels, find_prefixes, is_fused, translate_state_dict
+from .layouts import find_in_channels, find_prefixes, fused_blocks, is_fused, translate_state_dict
 
 _CHECKED = 'mobileone_mm.checked'
 
@@ -37,13 +38,13 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[st
 
 
 def check_loadable(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Check that ``model`` can load a state dict with our keys.
-
-    It must fit, and must not be fused if ``model`` is in the train form.
+    """Check that ``model`` can load a state dict with our keys as it is: :func:`check_fit`, and the form of each block.
 
     Returns and raises as :func:`adapt_state_dict`.
     """
-    if is_fused(state_dict) and not is_fused(model.state_dict()):
+    fused = fused_blocks(state_dict)
+    if any(isinstance(module, MobileOneBlock) and not module.deploy and name in fused
+           for name, module in model.named_modules()):
         raise CheckpointError(
             "Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored "
             "from them. To train, load the unfused checkpoint that they were made from (Apple's end in "
@@ -64,7 +65,7 @@ def missing_backbone(state_dict: dict[str, Tensor], prefix: str) -> str:
 
 
 def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Check that a state dict with our keys, of either form, fits a model's arch and is finite.
+    """Check that a state dict with our keys fits a model's arch and is finite, whatever the form of either.
 
     Returns:
         The state dict. Where old checkpoints lack the step counters of norms, they are added as 0,
@@ -74,11 +75,7 @@ def check_fit(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
         CheckpointError: It does not fit; the message says what was got and expected, and of which
             arch it is.
     """
-    expected = _shapes(model.state_dict())
-    if is_fused(state_dict) != is_fused(expected):
-        expected = weight_shapes(resolve_arch(model.arch), model.in_channels, is_fused(state_dict),
-                                 model.norm_cfg.get('affine', True))
-    got = _shapes(state_dict)
+    expected, got = shapes_in_form(model, fused_blocks(state_dict)), shapes(state_dict)
     counters = {key for key in expected.keys() - got.keys() if key.endswith('num_batches_tracked')}
     problems = differences(got, {key: shape for key, shape in expected.items() if key not in counters})
     if problems:
@@ -112,7 +109,7 @@ def _other_channels(got: int, expected: int) -> str:
 
 def find_arch(state_dict: dict[str, Tensor]) -> str | None:
     """The name in ``ARCHS`` of a state dict with our keys, in train or deploy form; or None."""
-    return arch_of_shapes(_shapes(state_dict), find_in_channels(state_dict), is_fused(state_dict))
+    return arch_of_shapes(shapes(state_dict), find_in_channels(state_dict), is_fused(state_dict))
 
 
 def differences(got: dict[str, tuple], expected: dict[str, tuple]) -> dict[str, list[str]]:
@@ -144,26 +141,44 @@ def check_finite(state_dict: dict[str, Tensor]) -> None:
                               'damaged, or of a training that diverged; take an earlier one.')
 
 
-def _shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor."""
     return {key: tuple(value.shape) for key, value in state_dict.items()}
+
+
+def shapes_in_form(model: nn.Module, fused: set[str]) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of a model's weights, if the blocks named in ``fused`` were fused, and the others were not."""
+    found = shapes(model.state_dict())
+    for name, block in model.named_modules():
+        if isinstance(block, MobileOneBlock) and block.deploy != (name in fused):
+            prefix, affine = f'{name}.' if name else '', block.norm_cfg.get('affine', True)
+            for key in branch_shapes(vars(block), block.deploy, affine):
+                found.pop(prefix + key, None)
+            other = branch_shapes(vars(block), not block.deploy, affine)
+            found |= {prefix + key: shape for key, shape in other.items()}
+    return found
 
 
 def mark_checked(state_dict: dict[str, Tensor], prefixes: Iterable[str] = ('', )) -> OrderedDict[str, Tensor]:
     """Note in a state dict that the backbones below ``prefixes`` were adapted and checked.
 
-    Loading then does not check them again. The note is in the metadata, which torch and mmengine
-    pass to each module by its prefix. It names keys and shapes: if they are changed in between, it
-    no longer holds.
+    The next loading then does not check them again. The note is in the metadata, which torch and
+    mmengine pass to each module by its prefix. It names keys and shapes, and does not hold if these
+    are changed in between; values that are changed in between are not looked at.
     """
     marked = OrderedDict(state_dict)
     marked._metadata = dict(getattr(state_dict, '_metadata', {}))
     for prefix in prefixes:
-        shapes = _shapes({key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)})
+        own = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
         name = prefix[:-1]
-        marked._metadata[name] = marked._metadata.get(name, {}) | {_CHECKED: shapes}
+        marked._metadata[name] = marked._metadata.get(name, {}) | {_CHECKED: shapes(own)}
     return marked
 
 
-def is_checked(state_dict: dict[str, Tensor], metadata: dict, model: nn.Module) -> bool:
-    """Whether :func:`mark_checked` noted exactly these keys and shapes, and they are those of ``model``."""
-    return _CHECKED in metadata and metadata[_CHECKED] == _shapes(state_dict) == _shapes(model.state_dict())
+def was_checked(state_dict: dict[str, Tensor], metadata: dict, model: nn.Module) -> bool:
+    """Whether :func:`mark_checked` noted exactly these keys and shapes, and they are those of ``model``.
+
+    The note is removed: it holds once, and is not saved with weights that somebody hands on.
+    """
+    noted = metadata.pop(_CHECKED, None)
+    return noted is not None and noted == shapes(state_dict) == shapes(model.state_dict())

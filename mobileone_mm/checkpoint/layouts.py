@@ -132,7 +132,13 @@ def find_prefixes(state_dict: dict[str, Tensor]) -> set[str]:
 
 def is_fused(state_dict: dict[str, Tensor]) -> bool:
     """Whether a state dict with our keys is of the deploy form."""
-    return any(key.endswith('reparam_conv.weight') for key in state_dict)
+    return bool(fused_blocks(state_dict))
+
+
+def fused_blocks(state_dict: dict[str, Tensor]) -> set[str]:
+    """Names of the blocks that are fused in a state dict with our keys; of a block alone it is ``''``."""
+    suffix = 'reparam_conv.weight'
+    return {key.removesuffix(suffix).removesuffix('.') for key in state_dict if key.endswith(suffix)}
 
 
 def find_in_channels(state_dict: dict[str, Tensor]) -> int:

@@ -16,10 +16,12 @@ from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
 from ..utils.errors import ArgumentError, require
 from ..utils.files import atomic_file, disk_errors, make_folder
+from .deployable import Deployable
+from .detector import DeployableDetector
 from .exported_file import META, ExportedFile
 from .graphs import append_nms, trace_onnx, write_onnx
 from .quantize import quantize
-from .wrappers import Deployable, DeployableDetector, input_shape, make_deployable
+from .wrappers import input_shape, make_deployable
 
 SUFFIXES = {'onnx': '.onnx', 'torchscript': '.pt', 'openvino': '.xml', 'coreml': '.mlpackage'}
 INPUT = 'image'

@@ -1,8 +1,8 @@
 """Config files, and what they say about their dataset."""
 import os
-import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,16 +13,9 @@ from mmengine.registry import DATASETS
 
 from ..datasets.check import ROOT_VARIABLES, datasets
 from ..datasets.classes import read_classes
-from ..utils.errors import ConfigError, MissingFileError, MissingPackageError
+from ..utils.errors import ConfigError, MissingFileError
+from .imports import explain_import
 from .overrides import override
-
-# Modules that configs dumped by earlier runs import, and their present names.
-_MOVED = {
-    'mobileone_mm.ssd': 'mobileone_mm.tasks.detection',
-    'mobileone_mm.deeplabv3': 'mobileone_mm.tasks.segmentation',
-    'mobileone_mm.pretraining': 'mobileone_mm.tasks.pretraining',
-}
-_PIP_NAMES = {'mmdet': 'onedl-mmdetection', 'mmseg': 'onedl-mmsegmentation', 'mmpretrain': 'onedl-mmpretrain'}
 
 
 def config_from_file(path: str | Path) -> Config:
@@ -38,11 +31,9 @@ def config_from_file(path: str | Path) -> Config:
         raise MissingFileError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
     if os.path.splitext(path)[1] not in ('.py', '.json', '.yaml', '.yml'):
         raise ConfigError(f'Config {str(path)!r} is neither a .py, .json nor .yaml file.')
-    for name in ROOT_VARIABLES:
-        if os.environ.get(name) == '':
-            del os.environ[name]  # mmengine would use the empty value instead of the default
     try:
-        return _without_modules(Config.fromfile(path))
+        with _no_empty_roots():
+            return _without_modules(Config.fromfile(path))
     except FileNotFoundError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if not frame.f_globals.get('__name__', '').startswith('mmengine.'):  # the config's own code
@@ -50,8 +41,20 @@ def config_from_file(path: str | Path) -> Config:
         raise MissingFileError(
             f'Config {str(path)!r} has a _base_ that is missing: {error.filename or error}.') from error
     except ImportError as error:
-        _explain_import(path, error)
+        explain_import(f'Config {str(path)!r}', error)
         raise
+
+
+@contextmanager
+def _no_empty_roots() -> Iterator[None]:
+    """mmengine would use the empty value of a variable such as COCO_ROOT instead of the config's default."""
+    empty = [name for name in ROOT_VARIABLES if os.environ.get(name) == '']
+    for name in empty:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(dict.fromkeys(empty, ''))
 
 
 def _without_modules(cfg: Config) -> Config:
@@ -67,24 +70,6 @@ def _import_all(value: Any) -> None:
     if isinstance(value, (dict, list, tuple)):
         for item in value.values() if isinstance(value, dict) else value:
             _import_all(item)
-
-
-def _explain_import(path: str | Path, error: ImportError) -> None:
-    """For an import that failed in a config, raise an error with the remedy, if there is one."""
-    cause = error
-    while cause is not None:  # mmengine itself only says which of custom_imports failed
-        if isinstance(cause, MissingPackageError):
-            raise MissingPackageError(str(cause)) from error
-        name = cause.name if isinstance(cause, ModuleNotFoundError) else None
-        if name in _MOVED:
-            raise ConfigError(f'Config {str(path)!r} imports {name}, which is now {_MOVED[name]}. Replace the one by '
-                              'the other in its custom_imports.') from error
-        if name in _PIP_NAMES:
-            raise MissingPackageError(f'Config {str(path)!r} needs {name}, which is not installed. Install it: '
-                                      f'pip install {_PIP_NAMES[name]}') from error
-        cause = cause.__context__
-    if re.search(r', line \d+', str(error)):  # in a pure Python config, with file and line
-        raise ConfigError(f'{error}. Correct the import.') from error
 
 
 def read_config(path: str | Path, options: dict | None = None) -> Config:

@@ -1,13 +1,28 @@
-"""The check that weights fit a whole model: each MobileOne in it, and its neck and head."""
+"""The check that weights fit a whole model: each MobileOne in it, and its neck and head.
+
+Called before a whole model loads weights, by ``CheckpointFitHook`` and :func:`.trained.load_trained`; of one backbone
+:mod:`..checkpoint.fit` does it.
+"""
 import logging
 from collections.abc import Sequence
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..checkpoint.fit import check_finite, check_loadable, describe, differences, mark_checked, missing_backbone
-from ..checkpoint.layouts import as_classifier, is_fused, translate_state_dict
+from ..checkpoint.fit import (
+    check_finite,
+    check_fit,
+    check_loadable,
+    describe,
+    differences,
+    mark_checked,
+    missing_backbone,
+    shapes,
+    shapes_in_form,
+)
+from ..checkpoint.layouts import as_classifier, fused_blocks, translate_state_dict
 from ..mobileone import MobileOne
+from ..reparameterize import train_form_blocks
 from ..utils.errors import CheckpointError
 
 
@@ -16,10 +31,10 @@ def fit_model(state_dict: dict[str, Tensor], model: nn.Module, switches: bool,
     """Check that weights fit a whole model, and translate those of each MobileOne in it.
 
     Args:
-        state_dict: Weights of the model. Each MobileOne may have another layout, and its own form.
-        model: Any model.
-        switches: Whether a MobileOne in the train form goes to the deploy form, in place, if its
-            weights are fused; else that is an error.
+        state_dict: Weights of the model. Each MobileOne may have another layout, and each block its own form.
+        model: Any model. It is only changed if the weights fit.
+        switches: Whether blocks in the train form whose weights are fused go to the deploy form, in place, with these
+            weights; else that is an error.
         ignore: Beginnings of the keys that may be left out; they are logged, and keep the model's
             values.
 
@@ -40,19 +55,27 @@ def fit_model(state_dict: dict[str, Tensor], model: nn.Module, switches: bool,
         weights = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
         if not weights:
             raise CheckpointError(missing_backbone(state_dict, prefix))
-        checked |= {prefix + key: value for key, value in _fit_backbone(weights, backbone, switches).items()}
-    rest, own = ({key: value for key, value in weights.items() if not key.startswith(tuple(backbones))}
-                 for weights in (state_dict, model.state_dict()))
+        weights = (check_fit if switches else check_loadable)(translate_state_dict(weights)[0], backbone)
+        checked |= {prefix + key: value for key, value in weights.items()}
+    rest = {key: value for key, value in state_dict.items() if not key.startswith(tuple(backbones))}
+    own = shapes_in_form(model, fused_blocks(checked | rest))
+    own = {key: shape for key, shape in own.items() if not key.startswith(tuple(backbones))}
     check_keys(rest, own, type(model).__name__)
     check_finite(rest)
-    return mark_checked(rest | checked, backbones)
+    fitting = mark_checked(rest | checked, backbones)
+    if switches:
+        switch_blocks(model, fitting)
+    return fitting
 
 
-def _fit_backbone(weights: dict[str, Tensor], backbone: MobileOne, switches: bool) -> dict[str, Tensor]:
-    translated, _ = translate_state_dict(weights)
-    if switches and is_fused(translated):
-        backbone.switch_to_deploy()
-    return check_loadable(translated, backbone)
+def switch_blocks(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put those blocks of a model into the deploy form, with these weights, whose weights are fused."""
+    fused = fused_blocks(weights)
+    for name, block in list(train_form_blocks(model)):
+        if name in fused:
+            own, prefix = next(block.parameters()), f'{name}.' if name else ''
+            kernel = (weights[f'{prefix}reparam_conv.{part}'].to(own) for part in ('weight', 'bias'))
+            block.switch_to_deploy(tuple(kernel))
 
 
 def _with_own_values(state_dict: dict[str, Tensor], model: nn.Module, ignore: Sequence[str]) -> dict[str, Tensor]:
@@ -63,15 +86,14 @@ def _with_own_values(state_dict: dict[str, Tensor], model: nn.Module, ignore: Se
         | {key: own[key] for key in left_out if key in own}
 
 
-def check_keys(got: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> None:
+def check_keys(weights: dict[str, Tensor], expected: dict[str, tuple[int, ...]], name: str) -> None:
     """Check that weights have the keys and shapes that a model, or a part of one, expects.
 
     Raises:
         CheckpointError: They do not; the message lists the first of each kind, and how to leave
             them out.
     """
-    problems = differences(*({key: tuple(value.shape) for key, value in weights.items()}
-                             for weights in (got, expected)))
+    problems = differences(shapes(weights), expected)
     if problems:
         # The first two names of each key, such as bbox_head.cls_convs.
         beginnings = {'.'.join(key.split(' ')[0].split('.')[:2]) for keys in problems.values() for key in keys}

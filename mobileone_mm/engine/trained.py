@@ -28,7 +28,7 @@ def load_trained(cfg: Config, source: str | Path, trust: bool = False) -> tuple[
         The model, in training mode as built, and the checkpoint.
 
     Raises:
-        FileNotFoundError: There is no ``source``.
+        MissingFileError: There is no ``source``.
         CheckpointError: It cannot be read, or does not fit the config.
         ConfigError: The config's model cannot be built.
     """

@@ -2,6 +2,10 @@
 from mmdet.models.dense_heads import SSDHead
 from mmdet.registry import MODELS
 
+from ..mobileone import MobileOne
+
+MODELS.register_module(module=MobileOne)  # for 'mmdet.MobileOne'; without the scope, mmengine's registry has it
+
 
 @MODELS.register_module()
 class SSDLiteHead(SSDHead):

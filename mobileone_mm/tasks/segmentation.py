@@ -8,8 +8,11 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
+from ..mobileone import MobileOne
 from ..utils.errors import DataError
 from ..utils.norms import BatchNorm
+
+MODELS.register_module(module=MobileOne)  # for 'mmseg.MobileOne'; without the scope, mmengine's registry has it
 
 
 @MODELS.register_module()

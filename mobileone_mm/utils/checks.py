@@ -2,6 +2,17 @@
 from .errors import ArgumentError
 
 
+def check_bool(name: str, value: bool) -> bool:
+    """``value``, if it is a bool: a text such as ``'False'`` would count as true.
+
+    Raises:
+        ArgumentError: Naming the argument and what was got.
+    """
+    if type(value) is not bool:
+        raise ArgumentError(f'{name} must be True or False, got {value!r}.')
+    return value
+
+
 def check_int(name: str, value: int, least: int, most: int | None = None) -> int:
     """``value``, if it is an int within the range; a bool is none, though Python takes True for 1.
 

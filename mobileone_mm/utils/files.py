@@ -72,7 +72,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     if path.is_dir():
         raise DiskError(f'{str(path)!r} is a folder; name a file.')
     make_folder(path.parent)
-    part = path.with_name(f'.{path.name}.part')
+    part = path.with_name(f'.{path.name}.{os.getpid()}.part')  # another process may write the same file
     with disk_errors(path):
         raw = _Part(part, 'wb')
     try:

@@ -10,12 +10,13 @@ from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
 from mmengine.runner import load_checkpoint
 
-from mobileone_mm import ARCHS, MobileOne
+from mobileone_mm import ARCHS, MobileOne, reparameterize_model
 from mobileone_mm.apis.convert import convert_checkpoint, deploy_checkpoint
 from mobileone_mm.apis.launch import build_runner
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.utils.errors import CheckpointError, DiskError
 from tests.support.detection import SHAPES, metrics, options
+from tests.support.layouts import TO_MMPRETRAIN, rename
 from tests.support.paths import ROOT, real_data
 from tests.support.reference import randomize
 from tests.support.runs import logged, python
@@ -321,3 +322,25 @@ def test_nothing_to_reparameterize(tmp_path, foreign):
     torch.save(dict(state_dict={}), tmp_path / 'empty.pth')
     with pytest.raises(ValueError, match='has no MobileOne, so there is nothing to reparameterize'):
         deploy_checkpoint(tmp_path / 'config.py', tmp_path / 'empty.pth', tmp_path / 'out.pth')
+
+
+@pytest.mark.parametrize('config_deploy', [False, True])
+@pytest.mark.parametrize('form', ['train', 'mixed', 'deploy', 'mmpretrain'])
+def test_what_is_deployed_already_is_not_told_from_names_of_keys(form, config_deploy, tmp_path):
+    model = randomize(MobileOne('s1')).eval()
+    expected = reparameterize_model(model)
+    if form == 'mixed':
+        model.stage0.switch_to_deploy()
+    weights = (model if form in ('train', 'mixed') else expected).state_dict()
+    if form == 'mmpretrain':
+        weights = {key: value for key, value in rename(weights, TO_MMPRETRAIN).items() if 'linear' not in key}
+    torch.save(dict(state_dict=weights), tmp_path / 'source.pth')
+    (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['mobileone_mm'])\n"
+                                        f"model = dict(type='MobileOne', arch='s1', deploy={config_deploy})\n")
+    arguments = (tmp_path / 'config.py', tmp_path / 'source.pth', tmp_path / 'out.pth')
+    if form in ('deploy', 'mmpretrain'):
+        with pytest.raises(CheckpointError, match='in the deploy form already'):
+            deploy_checkpoint(*arguments)
+        return
+    deploy_checkpoint(*arguments)
+    torch.testing.assert_close(torch.load(tmp_path / 'out.pth')['state_dict'], dict(expected.state_dict()))

@@ -1,4 +1,5 @@
 """Tools end in one line for our errors, said once, and with a traceback for all others."""
+import importlib.util
 import json
 import os
 import re
@@ -8,10 +9,14 @@ import sys
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from mobileone_mm.apis.launch import test as run_test
 from mobileone_mm.apis.launch import train
+from mobileone_mm.apis.options import load_config
+from mobileone_mm.apis.test_options import prepare_test
 from mobileone_mm.apis.train_options import prepare_train
 from mobileone_mm.engine.config import config_from_file
 from mobileone_mm.utils import errors
@@ -205,6 +210,41 @@ def test_a_config_of_an_earlier_run(former, now, tmp_path):
     config.write_text(f'custom_imports = dict(imports={modules}, allow_failed_imports=False)\n')
     with pytest.raises(ConfigError, match=rf'imports {modules[1]}, which is now mobileone_mm\.tasks\.{now}\. Replace'):
         config_from_file(config)
+
+
+def test_a_config_of_an_earlier_run_under_a_tool_of_mm(tmp_path):
+    config = tmp_path / 'dumped.py'
+    config.write_text("custom_imports = dict(imports=['mobileone_mm.ssd'], allow_failed_imports=False)\n")
+    result = python('-m', 'mobileone_mm', 'mmdet/test.py', config, 'checkpoint.pth', check=False)
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert re.search(r'Error: test\.py or its config imports mobileone_mm\.ssd, which is now', result.stderr)
+
+
+def test_without_the_stand_in_and_without_operators(tmp_path):
+    if importlib.util.find_spec('mmcv._ext') is not None:
+        pytest.skip('mmcv has compiled operators here')
+    result = python('tools/test.py', SHAPES, 'checkpoint.pth', check=False, MOBILEONE_MM_COMPAT='0')
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert re.search(r'Error: Config .* needs compiled operators .*MOBILEONE_MM_COMPAT=0: unset it', result.stderr)
+
+
+def test_reading_a_config_leaves_the_environment_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', '')
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    before = dict(os.environ)
+    cfg = load_config(SHAPES, work_dir=tmp_path)
+    assert cfg.train_dataloader.dataset.data_root.rstrip('/') != '' and dict(os.environ) == before
+
+
+def test_the_apis_return_what_a_runner_returns(tiny_detector, shapes_root, tmp_path, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
+    config, checkpoint = tiny_detector
+    metrics = run_test(prepare_test(config, checkpoint, work_dir=tmp_path / 'test', show_dir=tmp_path / 'drawn'))
+    assert 0 <= metrics['coco/bbox_mAP'] <= 1
+    assert Config.fromfile(next((tmp_path / 'test').glob('*.py'))).default_hooks.visualization.test_out_dir == \
+        str(tmp_path / 'drawn')
+    model = train(prepare_train(config, work_dir=tmp_path / 'train', cfg_options={'train_cfg.max_epochs': 1}))
+    assert type(model).__name__ == 'SingleStageDetector'
 
 
 def test_other_imports_of_a_config_keep_their_error(tmp_path, monkeypatch):

@@ -130,9 +130,8 @@ def test_mmdets_benchmark(fuses, checkpoints, shapes_root, monkeypatch):
     init_default_scope('mmdet')
     benchmark = InferenceBenchmark(cfg, str(checkpoints[DETECTOR]), False, fuses, max_iter=3, log_interval=1,
                                    num_warmup=1)
-    fused = [module for module in benchmark.model.backbone.modules() if isinstance(module, nn.Identity)]
-    # With it, a norm is gone in each branch; without it, these are the gates of blocks without SE.
-    assert fuses == (len(fused) > 80)
+    # With it, a norm is gone in each branch.
+    assert fuses == any(isinstance(module, nn.Identity) for module in benchmark.model.backbone.modules())
     assert benchmark.run()['avg_fps'] > 0
     data = next(iter(benchmark.data_loader))
     with torch.no_grad():

@@ -23,9 +23,10 @@ from mobileone_mm.deploy.export import example_image, export, share_of_boxes
 from mobileone_mm.deploy.exported_file import ExportedFile, is_exported
 from mobileone_mm.deploy.exported_model import use_exported
 from mobileone_mm.deploy.graphs import trace_onnx
+from mobileone_mm.deploy.nms import select_boxes
 from mobileone_mm.deploy.quantize import quantize
 from mobileone_mm.deploy.runtimes import onnxruntime_session
-from mobileone_mm.deploy.wrappers import make_deployable, select_boxes
+from mobileone_mm.deploy.wrappers import make_deployable
 from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import ExportedFileError, MissingPackageError
 from tests.support.paths import ROOT, real_data

@@ -111,6 +111,59 @@ def test_with_an_averaged_model(tmp_path):
     assert runner.test()['mean'] == pytest.approx(expected_mean(model), rel=1e-5)
 
 
+@pytest.mark.parametrize('priority', ['HIGHEST', 'VERY_LOW'])
+def test_with_an_averaged_model_of_any_priority(priority, tmp_path):
+    model = make()
+    runner = make_runner(tmp_path, deployed_checkpoint(tmp_path / 'fused.pth', model),
+                         hooks=[dict(type='EMAHook', update_buffers=True, priority=priority)])
+    assert runner.test()['mean'] == pytest.approx(expected_mean(model), rel=1e-5)
+
+
+def test_blocks_of_both_forms_and_blocks_outside_of_a_backbone(tmp_path):
+    """Only the blocks with fused weights are switched, also where the model's own weights would not fold."""
+    model = make()
+    model.neck = randomize(MobileOneBlock(8, 8, 3))
+    expected = expected_mean(model)
+    saved = copy.deepcopy(model)
+    for block in (saved.teacher.stage0, saved.student.stage2[1], saved.neck):
+        block.switch_to_deploy()
+    torch.save(dict(state_dict=saved.state_dict()), tmp_path / 'mixed.pth')
+    target = TwoBackbones(config(), config())
+    target.neck = MobileOneBlock(8, 8, 3)
+    target.teacher.stage0.conv_branches[0].conv.weight.data.fill_(float('nan'))
+    runner = make_runner(tmp_path, tmp_path / 'mixed.pth', target)
+    assert runner.test()['mean'] == pytest.approx(expected, rel=1e-5)
+    assert {name for name, block in target.named_modules() if isinstance(block, MobileOneBlock) and block.deploy} == {
+        'teacher.stage0', 'student.stage2.1', 'neck'}
+    torch.testing.assert_close(target.neck.reparam_conv.weight, saved.neck.reparam_conv.weight)
+
+
+def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path):
+    path = deployed_checkpoint(tmp_path / 'fused.pth', make())
+    checkpoint = torch.load(path)
+    checkpoint['state_dict']['student.stage1.0.reparam_conv.bias'][0] = float('nan')
+    torch.save(checkpoint, path)
+    runner = make_runner(tmp_path, path)
+    before = copy.deepcopy(runner.model.state_dict())
+    with pytest.raises(CheckpointError, match='NaN'):
+        runner.test()
+    torch.testing.assert_close(runner.model.state_dict(), before)
+
+
+def test_fused_weights_after_a_training_are_for_a_test(tmp_path):
+    model = make()
+    runner = Runner(TwoBackbones(config(), config()), str(tmp_path), custom_hooks=[dict(type='CheckpointFitHook')],
+                    train_dataloader=loader(True), train_cfg=dict(by_epoch=True, max_epochs=1),
+                    optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-5)), test_dataloader=loader(False),
+                    test_cfg=dict(), test_evaluator=[Mean()], experiment_name='trained')
+    runner.train()
+    returned = runner.load_checkpoint(str(deployed_checkpoint(tmp_path / 'fused.pth', model)))
+    assert runner.test()['mean'] == pytest.approx(expected_mean(model), rel=1e-5)
+    assert 'checked' not in str(returned['state_dict']._metadata)  # the note does not travel with the weights
+    with pytest.raises(CheckpointError, match='has tested fused weights'):
+        runner.train()
+
+
 def test_under_ddp(tmp_path, monkeypatch):
     """One gloo process, in mmengine's wrapper."""
     for key, value in dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(29400 + hash(tmp_path) % 500), RANK='0',
@@ -174,7 +227,7 @@ def counts(monkeypatch):
     from mobileone_mm.checkpoint import expand
     count('read', [torch], 'load')
     count('translate', [layouts, checkpoint_fit, engine_fit, expand], 'translate_state_dict')
-    count('fit', [checkpoint_fit, expand], 'check_fit')
+    count('fit', [checkpoint_fit, engine_fit, expand], 'check_fit')
     return counted
 
 

@@ -48,7 +48,7 @@ def reference(module, x):
         out = out + frozen_norm(module.scale_branch.bn, conv)
     if module.skip_branch is not None:
         out = out + frozen_norm(module.skip_branch, x)
-    return module.activate(module.se(out))
+    return module.activate(out if module.se is None else module.se(out))
 
 
 def reference_maps(backbone, x):
