@@ -1,9 +1,10 @@
-"""Write a trained detector or segmentor for ONNX Runtime, TorchScript, OpenVINO or Core ML."""
+"""Write a trained model for a runtime: ONNX Runtime, OpenVINO, Core ML, and others (--format)."""
 import argparse
 
 from mmengine.config import DictAction
 
-from mobileone_mm.deploy.export import SUFFIXES, export
+from mobileone_mm.deploy.export import export
+from mobileone_mm.deploy.formats import FORMATS
 from mobileone_mm.utils.errors import errors_in_one_line
 
 
@@ -11,8 +12,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', metavar='CONFIG', help='config that it was trained with')
     parser.add_argument('checkpoint', metavar='CKPT', help='its checkpoint')
-    parser.add_argument('--format', default='onnx', choices=SUFFIXES, help='default: %(default)s')
-    parser.add_argument('--out', required=True, help=f'file to write; ends in {", ".join(SUFFIXES.values())}')
+    parser.add_argument('--format', default='onnx', choices=FORMATS, help='default: %(default)s')
+    parser.add_argument('--out', required=True, help='file to write; ends in '
+                        + ', '.join(f'{each.suffix} ({name})' for name, each in FORMATS.items()))
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
                         help='size of the input (default: the config\'s)')
     parser.add_argument('--batch', type=int, default=1, help='images at once (default: %(default)s)')

@@ -1,10 +1,12 @@
 """The user's own images."""
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import mmcv
 import numpy as np
 from mmengine.utils import scandir
+from rich.progress import track
 
 from ..utils.errors import DataError, MissingFileError
 
@@ -55,3 +57,9 @@ def read_image(file: str | Path, shape: tuple[int, int], channels: int = 3) -> n
                         'Remove it, or save it with that many.')
     image = image[..., ::-1] if channels == 3 else image
     return image.transpose(2, 0, 1)[None].astype(np.float32)
+
+
+def read_images(folder: str | Path, shape: tuple[int, int], channels: int = 3) -> Iterator[np.ndarray]:
+    """All images of a folder, one after the other, as :func:`read_image` reads them; shows its progress."""
+    for file in track(image_files(folder), 'Reading images'):
+        yield read_image(file, shape, channels)

@@ -16,6 +16,7 @@ class Deployable(nn.Module):
     The model is copied, put into the deploy form and in eval mode; the norms of neck and head are folded too.
     """
 
+    task: str
     output_names: tuple[str, ...]
     meta: dict = {}  # what else a reader of the file needs
 

@@ -30,6 +30,8 @@ class DeployableDetector(Deployable):
         ConfigError: The detector decodes in another way, or has another kind of NMS.
     """
 
+    task = 'detection'
+
     def __init__(self, model: nn.Module, nms: bool = False):
         from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 

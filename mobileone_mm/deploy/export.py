@@ -1,30 +1,22 @@
-"""A trained detector or segmentor as a file that ONNX Runtime, TorchScript, OpenVINO or Core ML runs."""
-import json
-import os
-import shutil
-import warnings
+"""A trained model as a file for a runtime, and how far the file agrees with PyTorch."""
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..datasets.images import image_files, read_image
 from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
 from ..utils.errors import ArgumentError, require
-from ..utils.files import atomic_file, disk_errors, make_folder
+from ..utils.files import make_folder
 from .deployable import Deployable
-from .detector import DeployableDetector
-from .exported_file import META, ExportedFile
-from .graphs import append_nms, trace_onnx, write_onnx
-from .quantize import quantize
+from .exported_file import ExportedFile
+from .formats import FORMATS, Format
+from .formats.base import Job
 from .wrappers import input_shape, make_deployable
 
-SUFFIXES = {'onnx': '.onnx', 'torchscript': '.pt', 'openvino': '.xml', 'coreml': '.mlpackage'}
-INPUT = 'image'
 _ORDERS = {1: 'images in gray', 3: 'images in RGB'}
 _OTHER_ORDER = "images with their channels as the config's pipeline loads them (of PNG: BGR and alpha)"
 _OUTPUTS = {
@@ -53,14 +45,14 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         config: Config that it was trained with.
         checkpoint: Its checkpoint, in train or deploy form.
         out: File to write, complete or not at all. OpenVINO has a second one with the weights, Core ML's is a folder.
-        fmt: ``onnx``, ``torchscript``, ``openvino`` or ``coreml``.
+        fmt: A name in :data:`.formats.FORMATS`; what it does not allow is refused.
         shape: Height and width of the input; default: what the config tests at.
         batch: Images at once.
-        dynamic: Whether batch, height and width may vary (not for Core ML).
+        dynamic: Whether batch, height and width may vary.
         half: Half precision inside; input and outputs stay float32.
-        nms: Whether NMS is in the graph, for detectors (not for Core ML).
+        nms: Whether NMS is in the graph, for detectors.
         argmax: Whether the graph gives classes instead of logits, for segmentors.
-        calibration: Folder of images; given, the network is quantized to int8 (ONNX and OpenVINO).
+        calibration: Folder of images; given, the network is quantized to int8.
         per_channel: Whether int8 has a scale for each channel of a kernel, or one for all of it, which costs accuracy.
         cfg_options: As ``--cfg-options``.
         trust: As for ``read_checkpoint``.
@@ -78,7 +70,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         DiskError: ``out`` cannot be written.
     """
     out = Path(out)
-    _check_options(out, fmt, batch, dynamic, half, nms, calibration)
+    written = _check_options(out, fmt, batch, dynamic, half, nms, calibration)
     cfg = read_config(config, cfg_options)
     model, checkpoint = load_trained(cfg, checkpoint, trust)
     reference = deployable = make_deployable(model, cfg, nms, argmax)
@@ -90,7 +82,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         raise ArgumentError(f'With free sizes a graph cannot pad to multiples of {deployable.divisor}, as '
                             'data_preprocessor does. Name one size by --shape, or set its pad_size_divisor=1 by '
                             '--cfg-options.')
-    if half and fmt in ('onnx', 'torchscript'):
+    if half and written.halves_network:
         deployable = make_deployable(model, cfg, nms, argmax)
     channels = deployable.channels
     example = example_image((height, width), 2 if dynamic else batch, channels)  # a size of 1 would be taken for fixed
@@ -100,118 +92,43 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     if deployable is not reference:
         deployable.half_network()
     meta = dict(
-        task='detection' if isinstance(deployable, DeployableDetector) else 'segmentation',
+        task=deployable.task,
         shape=[None, channels, None, None] if dynamic else [batch, channels, height, width],
         input=f'{_ORDERS.get(channels, _OTHER_ORDER)}, (N, {channels}, H, W), float32 from 0 to 255, in the size that '
               'the network takes',
         outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
         config=Path(config).name, **deployable.meta)
     make_folder(out.parent)
-    if fmt == 'torchscript':
-        _write_torchscript(deployable, example, out, meta)
-    elif fmt == 'coreml':
-        _write_coreml(deployable, example, out, meta, half)
-    else:
-        proto = to_onnx(deployable, example, dynamic)
-        proto.metadata_props.add(key=META, value=json.dumps(meta))
-        if calibration is not None:
-            proto = quantize(proto, calibration, (height, width), per_channel)
-        if nms:
-            proto = append_nms(proto, deployable.iou_threshold, deployable.max_per_img)
-        write_onnx(proto, out) if fmt == 'onnx' else _write_openvino(proto, out, meta, half)
+    written.write(Job(deployable, example, out, meta, dynamic, half, calibration, per_channel))
     if calibration is not None:  # what it was not scaled to tells nothing
         image = read_image(image_files(calibration)[0], (height, width), channels)
         example = torch.from_numpy(image.repeat(len(example), axis=0))
     tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
-    agreement = None if fmt == 'coreml' else compare(ExportedFile(out), reference, example, *tolerances)
-    return meta | dict(bytes=sum(file.stat().st_size for file in _files(out)), agreement=agreement)
+    agreement = compare(ExportedFile(out), reference, example, *tolerances) if written.run else None
+    return meta | dict(bytes=sum(file.stat().st_size for file in written.files(out)), agreement=agreement)
 
 
 def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, nms: bool,
-                   calibration: str | Path | None) -> None:
+                   calibration: str | Path | None) -> Format:
     """Refuse early what would fail late."""
-    if fmt not in SUFFIXES:
-        raise ArgumentError(f'Unknown format {fmt!r}. Allowed are {", ".join(SUFFIXES)}.')
-    if out.suffix != SUFFIXES[fmt]:
-        raise ArgumentError(f'A file of format {fmt} ends in {SUFFIXES[fmt]}, got {str(out)!r}.')
-    if batch < 1 or (batch > 1 and (dynamic or fmt == 'coreml')):
-        raise ArgumentError('The batch is at least 1, and with free sizes or for Core ML it is not to be given; got '
-                            f'{batch}.')
-    if fmt == 'coreml' and (dynamic or nms):
-        raise ArgumentError(f'Core ML gets no {"dynamic sizes" if dynamic else "NMS"} here. Leave it out'
-                            f'{"" if dynamic else ", and let the app select boxes"}.')
-    if calibration is not None and (half or fmt not in ('onnx', 'openvino')):
-        raise ArgumentError('int8 is for ONNX and OpenVINO, and excludes half precision.')
-    for name in {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'openvino': ('onnx', 'onnxscript', 'openvino'),
-                 'coreml': ('coremltools', ), 'torchscript': ()}[fmt]:
-        require(name)
-
-
-class _Candidates(nn.Module):
-    """A detector short of its NMS."""
-
-    def __init__(self, detector: DeployableDetector):
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.detector.candidates(image)
-
-
-def to_onnx(model: Deployable, example: Tensor, dynamic: bool = False):
-    """The graph of a deployable model, NMS aside, as an ``onnx.ModelProto``."""
-    if isinstance(model, DeployableDetector) and model.nms:
-        return trace_onnx(_Candidates(model), example, INPUT, ('boxes', 'scores'), dynamic)
-    return trace_onnx(model, example, INPUT, model.output_names, dynamic)
-
-
-def _trace(model: Deployable, example: Tensor) -> torch.jit.ScriptModule:
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter('ignore', torch.jit.TracerWarning)  # of checks of shapes, which a graph does without
-        return torch.jit.trace(model, example, check_trace=False)
-
-
-def _write_torchscript(model: Deployable, example: Tensor, out: Path, meta: dict) -> None:
-    frozen = torch.jit.freeze(_trace(model, example))
-    with atomic_file(out) as file:
-        torch.jit.save(frozen, file, _extra_files={META: json.dumps(meta)})
-
-
-def _write_openvino(proto, out: Path, meta: dict, half: bool) -> None:
-    openvino = require('openvino')
-    model = openvino.Core().read_model(proto.SerializeToString())
-    model.set_rt_info(json.dumps(meta), META)
-    with disk_errors(out), TemporaryDirectory(dir=out.parent) as folder:
-        openvino.save_model(model, Path(folder, out.name), compress_to_fp16=half)
-        os.replace(Path(folder, out.name).with_suffix('.bin'), out.with_suffix('.bin'))
-        os.replace(Path(folder, out.name), out)
-
-
-def _write_coreml(model: Deployable, example: Tensor, out: Path, meta: dict, half: bool) -> None:
-    tools = require('coremltools')
-    shape = tuple(example.shape)
-    layout = {1: tools.colorlayout.GRAYSCALE, 3: tools.colorlayout.RGB}.get(shape[1])
-    package = tools.convert(
-        _trace(model, example), convert_to='mlprogram', minimum_deployment_target=tools.target.iOS16,
-        inputs=[tools.TensorType(INPUT, shape) if layout is None else
-                tools.ImageType(INPUT, shape, color_layout=layout)],
-        outputs=[tools.TensorType(name) for name in model.output_names],
-        compute_precision=tools.precision.FLOAT16 if half else tools.precision.FLOAT32, skip_model_load=True)
-    package.input_description[INPUT] = meta['input']
-    for name, text in meta['outputs'].items():
-        package.output_description[name] = text
-    package.user_defined_metadata[META] = json.dumps(meta)
-    with disk_errors(out), TemporaryDirectory(dir=out.parent) as folder:
-        package.save(str(Path(folder, out.name)))
-        if out.exists():
-            shutil.rmtree(out)
-        os.replace(Path(folder, out.name), out)
-
-
-def _files(out: Path) -> list[Path]:
-    if out.is_dir():
-        return [file for file in out.rglob('*') if file.is_file()]
-    return [out, out.with_suffix('.bin')] if out.suffix == '.xml' else [out]
+    if fmt not in FORMATS:
+        raise ArgumentError(f'Unknown format {fmt!r}. Allowed are {", ".join(FORMATS)}.')
+    chosen = FORMATS[fmt]
+    if out.suffix != chosen.suffix:
+        raise ArgumentError(f'A file of format {fmt} ends in {chosen.suffix}, got {str(out)!r}.')
+    if batch < 1 or (batch > 1 and dynamic):
+        raise ArgumentError(f'The batch is at least 1, and with free sizes it is not to be given; got {batch}.')
+    asked = dict(batch=batch > 1, dynamic=dynamic, fp16=half, nms=nms, int8=calibration is not None)
+    for option, remedy in chosen.refuses.items():
+        if asked[option]:
+            raise ArgumentError(f'--{option} is not for {chosen.title} here. {remedy}')
+    if calibration is not None and half:
+        raise ArgumentError('int8 excludes half precision. Leave one of the two out.')
+    if calibration is not None:
+        image_files(calibration)
+    for module, package in chosen.writers.items():
+        require(module, package)
+    return chosen
 
 
 def example_image(shape: tuple[int, int], batch: int = 1, channels: int = 3) -> Tensor:

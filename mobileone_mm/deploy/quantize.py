@@ -1,14 +1,14 @@
 """Post-training quantization of a graph to int8, by ONNX Runtime."""
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rich.progress import track
+import numpy as np
 
-from ..datasets.images import image_files, read_image
 from ..utils.errors import require
 
 
-def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: bool = True):
+def quantize(proto, batches: Iterable[np.ndarray], per_channel: bool = True):
     """Quantize a graph's convolutions, with weights in int8 and activations in uint8, scaled to some images.
 
     Decoding stays in float32. So do the convolutions that nothing but decoding follows: scores and boxes would come in
@@ -16,31 +16,21 @@ def quantize(proto, folder: str | Path, shape: tuple[int, int], per_channel: boo
 
     Args:
         proto: ``onnx.ModelProto`` of one input.
-        folder: Folder of images (some tens to hundreds) like those that it will see.
-        shape: Height and width to resize them to.
+        batches: Inputs (some tens to hundreds) like those that it will see.
         per_channel: One scale for each output channel of a kernel, instead of one for all. MobileOne's folded depthwise
             kernels differ by orders of magnitude between channels, and with one scale they are lost.
 
     Returns:
         The graph in QDQ form.
-
-    Raises:
-        MissingFileError: No images.
     """
     onnx, tools = require('onnx'), require('onnxruntime.quantization', 'onnxruntime')
-    files = image_files(folder)
-    name = proto.graph.input[0].name
-    sizes = proto.graph.input[0].type.tensor_type.shape.dim
-    batch, channels = sizes[0].dim_value or 1, sizes[1].dim_value
+    name, batches = proto.graph.input[0].name, iter(batches)
 
     class Images(tools.CalibrationDataReader):
 
-        def __init__(self):
-            self.batches = iter(track(files, 'Calibrating'))
-
         def get_next(self) -> dict | None:
-            file = next(self.batches, None)
-            return None if file is None else {name: read_image(file, shape, channels).repeat(batch, axis=0)}
+            batch = next(batches, None)
+            return None if batch is None else {name: batch}
 
     with TemporaryDirectory() as temporary:
         whole, out = Path(temporary, 'float.onnx'), Path(temporary, 'int8.onnx')

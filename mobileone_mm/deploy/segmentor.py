@@ -20,6 +20,8 @@ class DeployableSegmentor(Deployable):
         ConfigError: The segmentor predicts in another way than by one pass over the whole image.
     """
 
+    task = 'segmentation'
+
     def __init__(self, model: nn.Module, argmax: bool = False):
         from mmseg.models import EncoderDecoder
         from mmseg.models.decode_heads.decode_head import BaseDecodeHead

@@ -17,11 +17,11 @@ from mobileone_mm import MobileOne
 from mobileone_mm.apis.predict import build_inferencer
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import batched_nms
-from mobileone_mm.datasets.images import read_image
-from mobileone_mm.deploy import exported_file
+from mobileone_mm.datasets.images import read_image, read_images
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
 from mobileone_mm.deploy.exported_file import ExportedFile, is_exported
 from mobileone_mm.deploy.exported_model import use_exported
+from mobileone_mm.deploy.formats import onnx as onnx_format
 from mobileone_mm.deploy.graphs import trace_onnx
 from mobileone_mm.deploy.nms import select_boxes
 from mobileone_mm.deploy.quantize import quantize
@@ -195,8 +195,8 @@ def test_free_sizes(fmt, suffix, detector, segmentor, tmp_path):
 
 def test_a_file_is_opened_once_for_config_and_model(segmentor, segmentor_onnx, tmp_path, monkeypatch):
     opened = []
-    session = exported_file.onnxruntime_session
-    monkeypatch.setattr(exported_file, 'onnxruntime_session', lambda *args: opened.append(args) or session(*args))
+    session = onnx_format.onnxruntime_session
+    monkeypatch.setattr(onnx_format, 'onnxruntime_session', lambda *args: opened.append(args) or session(*args))
     file = tmp_path / 'segmentor.onnx'
     for number in (1, 2):  # once more when it was written again
         shutil.copy(segmentor_onnx, file)
@@ -352,7 +352,7 @@ def test_int8(segmentor, images, tmp_path):
     export(*segmentor, tmp_path / 'float.onnx', 'onnx', shape=shape)
     export(*segmentor, tmp_path / 'int8.onnx', 'onnx', shape=shape, calibration=images)
     whole = onnx.load(tmp_path / 'float.onnx')
-    onnx.save(quantize(whole, images, shape, per_channel=False), tmp_path / 'per_tensor.onnx')
+    onnx.save(quantize(whole, read_images(images, shape), per_channel=False), tmp_path / 'per_tensor.onnx')
     image = read_image(images / '0.png', shape)
     files = {name: ExportedFile(tmp_path / f'{name}.onnx') for name in ('float', 'int8', 'per_tensor')}
     logits = {name: file(image)['logits'] for name, file in files.items()}
@@ -385,8 +385,8 @@ def test_int8_of_apples_s0():
     model = Classifier(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth').eval()
     calibration, folder = real_data('coco') / 'val2017', real_data('imagenet_val25')
     whole = trace_onnx(model, torch.zeros(1, 3, 224, 224), 'image', ['logits'])
-    variants = {'float': whole, 'channel': quantize(whole, calibration, (224, 224)),
-                'tensor': quantize(whole, calibration, (224, 224), per_channel=False)}
+    variants = {'float': whole, 'channel': quantize(whole, read_images(calibration, (224, 224))),
+                'tensor': quantize(whole, read_images(calibration, (224, 224)), per_channel=False)}
     hits = dict.fromkeys(variants, 0)
     for line in (folder / 'meta' / 'val.txt').read_text().split('\n'):
         if line:
@@ -439,8 +439,8 @@ class TestBadInput:
 
     @pytest.mark.parametrize('options, message', [
         (dict(fmt='onnx', out='a.pt'), r'A file of format onnx ends in \.onnx'),
-        (dict(fmt='coreml', out='a.mlpackage', nms=True), 'Core ML gets no NMS here'),
-        (dict(fmt='torchscript', out='a.pt', calibration='x'), 'int8 is for ONNX and OpenVINO'),
+        (dict(fmt='coreml', out='a.mlpackage', nms=True), '--nms is not for Core ML here. Leave --nms out, and let the app'),
+        (dict(fmt='torchscript', out='a.pt', calibration='x'), '--int8 is not for TorchScript here. Name --format onnx'),
         (dict(fmt='torchscript', out='a.pt', batch=0), 'The batch is at least 1'),
         (dict(fmt='torchscript', out='a.pt', batch=2, dynamic=True), 'with free sizes .* is not to be given; got 2'),
         (dict(fmt='onnx', out='a.onnx', argmax=True), 'argmax is for segmentors'),

@@ -1,0 +1,10 @@
+"""The formats of exported files. A new one is a module here, and an entry in this table."""
+from . import coreml, onnx, openvino, torchscript
+from .base import Format
+
+FORMATS: dict[str, Format] = {each.FORMAT.name: each.FORMAT for each in (onnx, torchscript, openvino, coreml)}
+
+
+def format_of(suffix: str) -> Format | None:
+    """The format whose files end so, or None."""
+    return next((each for each in FORMATS.values() if each.suffix == suffix), None)
