@@ -15,7 +15,7 @@ from rich.table import Table
 from mobileone_mm.apis.launch import build_runner
 from mobileone_mm.apis.test_options import prepare_test
 from mobileone_mm.deploy.export import example_image, export
-from mobileone_mm.deploy.exported_file import ExportedFile
+from mobileone_mm.deploy.reader import ExportedFile
 
 
 def metrics(config: str, file: Path) -> dict[str, float]:

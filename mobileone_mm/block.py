@@ -18,6 +18,11 @@ from .utils.checks import check_bool, check_int
 from .utils.errors import ArgumentError, CheckpointError
 from .utils.norms import BatchNorm
 
+NO_WAY_BACK = (
+    'Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored from them. '
+    "To train, load the unfused checkpoint that they were made from (Apple's end in _unfused.pth.tar), or put the "
+    "kernels into fresh branches (in the config of the backbone, init_cfg=dict(_delete_=True, type='Pretrained', "
+    'checkpoint=THIS_FILE, expand=True)); else build it with deploy=True (--cfg-options model.backbone.deploy=True).')
 _BRANCHES = ('conv_branches', 'scale_branch', 'skip_branch')
 
 
@@ -199,10 +204,7 @@ class MobileOneBlock(KeepsKernel, BaseModule):
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         has_kernel = f'{prefix}reparam_conv.weight' in state_dict
         if has_kernel and not self.deploy:
-            raise CheckpointError(
-                f'Got deploy weights ({prefix}reparam_conv.*), but this MobileOne is in the train form, whose branches '
-                'cannot be restored from them. Either build it with deploy=True (in a config: '
-                '--cfg-options model.backbone.deploy=True), or load the training checkpoint that they were made from.')
+            raise CheckpointError(NO_WAY_BACK)
         if self.deploy and not has_kernel and f'{prefix}conv_branches.0.conv.weight' in state_dict:
             self._fuse_state_dict(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -3,6 +3,7 @@ from difflib import get_close_matches
 
 from mmengine.registry import WEIGHT_INITIALIZERS
 
+from .utils.checks import check_bool
 from .utils.errors import ArgumentError
 from .utils.types import type_name
 
@@ -49,17 +50,18 @@ def _check_pretrained(entry: dict, is_alone: bool) -> None:
     if unknown := sorted(entry.keys() - _PRETRAINED - _OURS):
         raise ArgumentError(f"init_cfg of type 'Pretrained' takes {', '.join(sorted(_PRETRAINED | _OURS))}; got "
                             f'{", ".join(unknown)}.')
-    if not isinstance(entry.get('checkpoint'), str):
+    for option in sorted(entry.keys() & _OURS):
+        check_bool(f'{option} of init_cfg', entry[option])
+    if not isinstance(entry.get('checkpoint'), str) or not entry['checkpoint']:
         raise ArgumentError("init_cfg of type 'Pretrained' needs checkpoint, a path or an URL; got "
                             f'{entry.get("checkpoint")!r}.')
     prefix = entry.get('prefix')
     if prefix is not None and (not isinstance(prefix, str) or not prefix.strip('.')):
         raise ArgumentError("prefix of init_cfg is what stands before the backbone's keys, such as 'backbone.'; "
                             f'got {prefix!r}. Leave it out for weights of the backbone alone.')
-    # A list of several goes through mmengine's own initialization, which does not know ours.
-    if not is_alone and (ours := sorted(entry.keys() & _OURS)):
-        raise ArgumentError(f"init_cfg of type 'Pretrained' with {', '.join(ours)} stands alone, got it in a list "
-                            'with others. Leave those out: the checkpoint sets all weights.')
+    if not is_alone:
+        raise ArgumentError("init_cfg of type 'Pretrained' stands alone, got it in a list with others. Leave those "
+                            'out: the checkpoint sets all weights.')
 
 
 def _check_initializer(entry: dict) -> None:

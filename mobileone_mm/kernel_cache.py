@@ -149,6 +149,7 @@ class KeepsKernel(HoldsFusedKernels):
                                                         graph after a write through ``.data`` that
                                                         no forward has seen
         in ``torch.jit.trace``                          the kept kernel, a constant
+        weights in a transform of ``torch.func``        folded now: their values cannot be compared
         a gradient may have to reach a branch           folded now, differentiably
         else                                            the kept kernel, folded again if a branch
                                                         has changed
@@ -166,6 +167,8 @@ class KeepsKernel(HoldsFusedKernels):
         if torch.jit.is_tracing():
             with _untraced():
                 return self.kept_kernel()
+        if is_transformed(self):
+            return self.fold()
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
             return self.fold()
         return self.kept_kernel()
@@ -224,7 +227,8 @@ class KeepsAllKernels(HoldsFusedKernels):
 
         None: each block decides by :meth:`KeepsKernel.current_kernel`.
         """
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() \
+                or is_transformed(self):
             return None
         fused = self._fused
         if fused is None or not fused.is_fresh():
@@ -236,6 +240,14 @@ class KeepsAllKernels(HoldsFusedKernels):
                     kernels[id(block)] = block.kept_kernel()
             fused = self._fused = FusedKernels(self, kernels)
         return fused
+
+
+def is_transformed(module: nn.Module) -> bool:
+    """Whether ``torch.func`` has put the weights into a transform, such as vmap over several models.
+
+    There is no public way to ask.
+    """
+    return torch._C._functorch.is_functorch_wrapped_tensor(next(module.parameters()))
 
 
 def is_finite(kernel: tuple[Tensor, Tensor]) -> bool:

@@ -10,6 +10,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from .arch import se_channels
+from .utils.checks import check_number
 from .utils.errors import ArgumentError
 from .utils.types import type_name
 
@@ -30,6 +31,7 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     if norm is None or norm.running_mean is None:
         raise ArgumentError(f'MobileOne cannot fold the norm {norm_cfg}. Allowed are the types {", ".join(_NORMS)}, '
                             "with running statistics. Set e.g. norm_cfg=dict(type='BN').")
+    check_number('norm_cfg: eps', norm.eps)
     return norm
 
 

@@ -4,6 +4,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import nn
 
 from .reparameterize import train_form_blocks
+from .utils.checks import check_number
 from .utils.errors import ArgumentError
 
 
@@ -22,7 +23,7 @@ class NearIdentityInit(BaseInit):
 
     def __init__(self, gamma: float = 0.2):
         super().__init__()
-        self.gamma = gamma
+        self.gamma = check_number('gamma', gamma)
 
     def __call__(self, module: nn.Module) -> None:
         """Initialize the MobileOne blocks of ``module`` in the train form.

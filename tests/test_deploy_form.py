@@ -141,3 +141,17 @@ def test_vmap_over_an_eval_model(grad):
         for _ in range(2):  # cold, then with kept kernels
             got = torch.vmap(model)(x)
         assert_equal(got, [torch.stack(maps) for maps in zip(*map(model, x), strict=True)])
+
+
+@pytest.mark.parametrize('grad', [False, True])
+def test_vmap_over_the_weights_of_several_models(grad):
+    """torch's recipe for ensembles."""
+    models = [make().eval(), randomize(make()).eval()]
+    parameters, buffers = torch.func.stack_module_state(models)
+
+    def answer(parameters, buffers, x):
+        return torch.func.functional_call(models[0], (parameters, buffers), (x, ))
+
+    with torch.set_grad_enabled(grad):
+        got = torch.vmap(answer, in_dims=(0, 0, None))(parameters, buffers, image())
+        assert_equal(got, [torch.stack(maps) for maps in zip(*(model(image()) for model in models), strict=True)])

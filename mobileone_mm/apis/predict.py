@@ -15,8 +15,8 @@ from rich.progress import track
 from torch import nn
 
 from ..datasets.images import image_files, load_image
-from ..deploy.exported_file import is_exported, open_exported
 from ..deploy.exported_model import use_exported
+from ..deploy.reader import is_exported, open_exported
 from ..engine.config import class_colours, class_names, inference_pipeline, read_config
 from ..engine.trained import load_trained
 from ..utils.errors import (

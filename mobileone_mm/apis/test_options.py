@@ -4,9 +4,9 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from ..datasets.check import check_data, datasets
-from ..deploy.exported_file import is_exported
+from ..datasets.check import check_data, datasets, evaluators
 from ..deploy.exported_model import use_exported
+from ..deploy.reader import is_exported
 from ..utils.errors import ArgumentError, ConfigError
 from ..utils.types import task_library, type_name
 from .options import check_checkpoint, load_config
@@ -127,9 +127,7 @@ def _check_tta_pipeline(cfg: Config) -> None:
 
     Other metrics of mmdet read annotations of their own, and the truth of mmpretrain has no sides.
     """
-    evaluators = cfg.get('test_evaluator') or []
-    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
-    if task_library(cfg) != 'mmseg' and not any(type_name(each) == 'VOCMetric' for each in evaluators):
+    if task_library(cfg) != 'mmseg' and not any(type_name(each) == 'VOCMetric' for each in evaluators(cfg, 'test')):
         return
     is_loaded = False
     for step in cfg.tta_pipeline:
@@ -144,12 +142,11 @@ def _check_tta_pipeline(cfg: Config) -> None:
 
 def _write_predictions(cfg: Config, out: str) -> None:
     scope = task_library(cfg)
-    evaluators = cfg.get('test_evaluator')
-    if not evaluators:
+    metrics = evaluators(cfg, 'test')
+    if not metrics:
         raise ConfigError('--out needs a test_evaluator in the config.')
-    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     if scope == 'mmseg':
-        writers = [each for each in evaluators if len(evaluators) == 1 or type_name(each) in _WRITERS]
+        writers = [each for each in metrics if len(metrics) == 1 or type_name(each) in _WRITERS]
         if not writers:
             raise ConfigError(f'--out needs one of {", ".join(_WRITERS)} in test_evaluator, to write the masks.')
         writers[0].update(output_dir=out, keep_results=True)
@@ -157,4 +154,4 @@ def _write_predictions(cfg: Config, out: str) -> None:
     if not out.endswith(('.pkl', '.pickle')):
         raise ArgumentError(f'--out is a .pkl or .pickle file for a detector or a classifier, got {out!r}.')
     dump = 'DumpResults' if scope == 'mmpretrain' else 'mmdet.DumpDetResults'
-    cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+    cfg.test_evaluator = [*metrics, dict(type=dump, out_file_path=out)]

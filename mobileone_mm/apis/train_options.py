@@ -13,7 +13,7 @@ from .options import check_checkpoint, load_config
 
 
 def prepare_train(config: str | Path, *, work_dir: str | Path | None = None, amp: bool = False,
-                  auto_scale_lr: bool = False, resume: str | Path | None = None, cfg_options: dict | None = None,
+                  auto_scale_lr: bool = False, resume: str | Path | bool | None = None, cfg_options: dict | None = None,
                   launcher: str = 'none', local_rank: int = 0) -> Config:
     """Read a config and apply options for training; what is wrong with them is said before anything starts.
 
@@ -22,7 +22,7 @@ def prepare_train(config: str | Path, *, work_dir: str | Path | None = None, amp
         work_dir: As for :func:`.options.load_config`, like the last three.
         amp: Automatic mixed precision.
         auto_scale_lr: Scale the LR by the batch size over the config's ``auto_scale_lr.base_batch_size``.
-        resume: Checkpoint to go on from, or ``'auto'`` for the latest in the work dir, if there is one.
+        resume: Checkpoint to go on from, or ``'auto'`` (or True) for the latest in the work dir, if there is one.
         cfg_options: Settings to override.
         launcher: Job launcher.
         local_rank: Rank on this machine.
@@ -51,8 +51,8 @@ def prepare_train(config: str | Path, *, work_dir: str | Path | None = None, amp
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ConfigError('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config.')
         cfg.auto_scale_lr.enable = True
-    if resume is not None:
-        checkpoint = latest_checkpoint(cfg.work_dir) if resume == 'auto' else str(resume)
+    if resume is not None and resume is not False:
+        checkpoint = latest_checkpoint(cfg.work_dir) if resume in ('auto', True) else str(resume)
         if checkpoint is not None:
             check_checkpoint(checkpoint)
             cfg.resume = True

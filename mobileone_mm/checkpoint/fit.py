@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arch import arch_of_shapes, branch_shapes
-from ..block import MobileOneBlock
+from ..block import NO_WAY_BACK, MobileOneBlock
 from ..utils.errors import CheckpointError, some
 from .layouts import find_in_channels, find_prefixes, fused_blocks, is_fused, translate_state_dict
 
@@ -44,13 +44,8 @@ def check_loadable(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str,
     """
     fused = fused_blocks(state_dict)
     if any(isinstance(module, MobileOneBlock) and not module.deploy and name in fused
-           for name, module in model.named_modules()):
-        raise CheckpointError(
-            "Got fused (deploy) weights, but this MobileOne is in the train form, whose branches cannot be restored "
-            "from them. To train, load the unfused checkpoint that they were made from (Apple's end in "
-            "_unfused.pth.tar), or put the kernels into fresh branches (in the config of the backbone, "
-            "init_cfg=dict(_delete_=True, type='Pretrained', checkpoint=THIS_FILE, expand=True)); to test, build it "
-            'with deploy=True (--cfg-options model.backbone.deploy=True).')
+           for name, module in model.named_modules(remove_duplicate=False)):
+        raise CheckpointError(NO_WAY_BACK)
     return check_fit(state_dict, model)
 
 
@@ -149,7 +144,7 @@ def shapes(state_dict: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def shapes_in_form(model: nn.Module, fused: set[str]) -> dict[str, tuple[int, ...]]:
     """Keys and shapes of a model's weights, if the blocks named in ``fused`` were fused, and the others were not."""
     found = shapes(model.state_dict())
-    for name, block in model.named_modules():
+    for name, block in model.named_modules(remove_duplicate=False):  # a module may have two names, as its weights have
         if isinstance(block, MobileOneBlock) and block.deploy != (name in fused):
             prefix, affine = f'{name}.' if name else '', block.norm_cfg.get('affine', True)
             for key in branch_shapes(vars(block), block.deploy, affine):
@@ -176,9 +171,9 @@ def mark_checked(state_dict: dict[str, Tensor], prefixes: Iterable[str] = ('', )
 
 
 def was_checked(state_dict: dict[str, Tensor], metadata: dict, model: nn.Module) -> bool:
-    """Whether :func:`mark_checked` noted exactly these keys and shapes, and they are those of ``model``.
+    """Whether :func:`mark_checked` noted exactly these keys and shapes, and they are those of ``model`` in some form.
 
     The note is removed: it holds once, and is not saved with weights that somebody hands on.
     """
     noted = metadata.pop(_CHECKED, None)
-    return noted is not None and noted == shapes(state_dict) == shapes(model.state_dict())
+    return noted is not None and noted == shapes(state_dict) == shapes_in_form(model, fused_blocks(state_dict))

@@ -35,14 +35,13 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
             below ``prefix``; the message names the remedies.
     """
     print_log(f'{type}: load MobileOne from {checkpoint}', logger='current')
-    is_url = checkpoint.startswith(('http://', 'https://'))
-    path = download(checkpoint) if is_url else checkpoint
+    path = download(checkpoint) if is_url(checkpoint) else checkpoint
     try:
         content = read_checkpoint(path, map_location, trust)
     except MissingFileError as error:
         raise CheckpointError(f'{error} {REMEDIES}') from error
     except CheckpointError as error:
-        if is_url:
+        if is_url(checkpoint):
             raise CheckpointError(f"{error} This is the copy in torch hub's cache of {checkpoint}: delete it, and it "
                                   'is downloaded again.') from error
         raise
@@ -63,14 +62,19 @@ def cached_path(url: str, folder: str | None = None) -> str:
     return os.path.join(folder, os.path.basename(urlparse(url).path))
 
 
-def download(url: str) -> str:
+def is_url(path: str) -> bool:
+    """Whether it names something to download."""
+    return path.startswith(('http://', 'https://'))
+
+
+def download(url: str, remedies: str = REMEDIES) -> str:
     """Path of the file behind a URL: in torch hub's cache, where a file of that name is used as it is.
 
     One process of each machine downloads. What arrives is kept only if it can be read: a download that broke off leaves
     nothing. Several machines may share the folder: each writes to a file of its own, and moves it into place.
 
     Raises:
-        CheckpointError: The download failed; the message names the remedies.
+        CheckpointError: The download failed; the message ends with ``remedies``.
     """
     path = cached_path(url)
     error = None
@@ -89,7 +93,7 @@ def download(url: str) -> str:
     barrier()
     if not os.path.isfile(path):
         raise CheckpointError(f'Could not download the pretrained weights {url} '
-                              f'({error or "see the first process of this machine"}). {REMEDIES}') from error
+                              f'({error or "see the first process of this machine"}). {remedies}') from error
     return path
 
 

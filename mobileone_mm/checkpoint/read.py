@@ -4,7 +4,9 @@ import logging
 import os
 import pickle
 import re
+import sys
 import threading
+import traceback
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,13 +82,22 @@ def explained_errors(name: str | os.PathLike) -> Iterator[None]:
     except (HTTPException, MemoryError, torch.cuda.OutOfMemoryError, ImportError, CheckpointError):
         raise
     except Exception as error:  # a damaged pickle can raise anything
-        if 'Attempting to deserialize' in str(error):  # torch: a checkpoint of another device
+        # torch: a checkpoint of another device, or a map_location that it does not know
+        if re.search('Attempting to deserialize|restore data location|Invalid device string', str(error)):
+            raise
+        if _is_of_others(error):  # of a map_location that is the user's function
             raise
         # EINVAL is the exception: by the wrong numbers in a damaged archive, torch seeks before its beginning.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise CheckpointError(
             f'{name!r} is not a PyTorch checkpoint, or is damaged ({error}). Fetch it again.') from error
+
+
+def _is_of_others(error: Exception) -> bool:
+    names = {frame.f_globals.get('__name__', '').partition('.')[0]
+             for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return bool(names - {'torch', 'numpy', 'mmengine', 'mobileone_mm'} - sys.stdlib_module_names)
 
 
 def load_safely(file: str | os.PathLike | BinaryIO, map_location=None, trust: bool = False):

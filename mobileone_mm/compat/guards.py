@@ -1,4 +1,4 @@
-"""Whether an import is a question: a ``try`` around it goes on without what it imports."""
+"""Whether a ``try`` around an import statement goes on without what it imports."""
 import ast
 import functools
 import linecache

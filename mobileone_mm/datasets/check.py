@@ -41,6 +41,12 @@ def datasets(config: dict) -> Iterator[dict]:
             yield from datasets(dataset)
 
 
+def evaluators(cfg: Config, split: str) -> list[dict]:
+    """The metrics of a split, as a config names them: one, several, or none."""
+    found = cfg.get(f'{split}_evaluator') or []
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
 def _paths(dataset: dict) -> Iterator[str]:
     """What a dataset reads: its annotation file and its folders, as mmengine's BaseDataset joins them."""
     root = dataset.get('data_root') or ''
@@ -70,8 +76,7 @@ def check_data(cfg: Config, splits: tuple[str, ...]) -> None:
         config_classes(dataset)
     wanted = [path for dataset in sources for path in _paths(dataset)]
     for split in splits:
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+        for evaluator in evaluators(cfg, split):
             if evaluator.get('ann_file'):
                 wanted.append(evaluator['ann_file'])
     missing = [f'{osp.abspath(path)}{" (empty)" if osp.exists(path) else ""}' for path in dict.fromkeys(wanted)

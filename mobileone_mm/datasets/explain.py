@@ -6,9 +6,9 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from ..utils.errors import DataError
-from ..utils.types import type_name
+from ..utils.types import resolve_type, type_name
 from .built import is_coco_class
-from .check import datasets
+from .check import datasets, evaluators
 from .classes import check_available, check_names, config_classes
 from .coco import check_entries, read_categories, read_coco
 
@@ -76,8 +76,7 @@ def _check_names(cfg: Config, dataset: dict, no_images: bool) -> None:
 
 def _coco_files(cfg: Config, split: str) -> Iterator[str]:
     files = [_ann_file(dataset) for dataset in _datasets(cfg, split) if is_coco_class(_kind(cfg, dataset))]
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    for evaluator in [evaluators] if isinstance(evaluators, dict) else evaluators:
+    for evaluator in evaluators(cfg, split):
         if type_name(evaluator) == 'CocoMetric':
             files.append(evaluator.get('ann_file'))
     for file in dict.fromkeys(files):
@@ -96,8 +95,4 @@ def _ann_file(dataset: dict) -> str | None:
 
 
 def _kind(cfg: Config, dataset: dict) -> type | None:
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            kind = registry.get(kind)
-    return kind
+    return resolve_type(dataset, DATASETS, cfg.get('default_scope'))

@@ -11,11 +11,11 @@ from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
 from ..utils.errors import ArgumentError, require
 from ..utils.files import make_folder
-from .deployable import Deployable
-from .exported_file import ExportedFile
 from .formats import FORMATS, Format
 from .formats.base import Job
+from .reader import ExportedFile
 from .wrappers import input_shape, make_deployable
+from .wrappers.base import Deployable
 
 _ORDERS = {1: 'images in gray', 3: 'images in RGB'}
 _OTHER_ORDER = "images with their channels as the config's pipeline loads them (of PNG: BGR and alpha)"

@@ -17,7 +17,7 @@ from ..datasets.classes import read_classes
 from ..engine.config import dataset_meta
 from ..utils.errors import ArgumentError, ConfigError, DataError
 from ..utils.types import task_library, type_name
-from .exported_file import open_exported
+from .reader import open_exported
 
 
 @MODELS.register_module()

@@ -9,6 +9,7 @@ from types import FrameType
 
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
+from mmengine.runner import BaseLoop
 
 from ..utils.errors import ConfigError
 from ..utils.types import type_name
@@ -44,6 +45,8 @@ def explained_build_errors(cfg: Config) -> Iterator[None]:
 
 def _explain(cfg: Config, error: Exception) -> str | None:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop) for frame in frames):
+        return None  # whatever fails in a running loop was not built from this config
     for frame in frames:  # which looks at the optimizer's arguments, though there may be no such class
         if frame.f_globals.get('__name__') == 'mmengine.optim.optimizer.default_constructor' and \
                 frame.f_locals.get('optimizer_cls', '') is None:
@@ -112,7 +115,7 @@ def _arguments(target) -> list[str]:
 
 
 def _unknown_type(cfg: Config, name: str, registry) -> str | None:
-    path = next((path for path, entry in _entries(cfg._cfg_dict) if type_name(entry) == type_name(name)), None)
+    path = next((path for path, entry in _entries(dict(cfg.items())) if type_name(entry) == type_name(name)), None)
     if path is None:
         return None
     known, todo = set(), [registry]
@@ -130,10 +133,10 @@ def _unknown_type(cfg: Config, name: str, registry) -> str | None:
 def _find(cfg: Config, target, builder: str, local: dict, fits) -> str | None:
     """The path of the entry that was built: of several that fit, the one that is equal to it."""
     if _BUILDERS[builder]:
-        found = [(path, entry) for path, entry in _entries(cfg._cfg_dict) if re.fullmatch(_BUILDERS[builder], path)
+        found = [(path, entry) for path, entry in _entries(dict(cfg.items())) if re.fullmatch(_BUILDERS[builder], path)
                  and fits(entry)]
     else:
-        found = [(path, entry) for path, entry in _entries(cfg._cfg_dict)
+        found = [(path, entry) for path, entry in _entries(dict(cfg.items()))
                  if type_name(entry) == target.__name__ and fits(entry)]
     return next((path for path, entry in found if entry == local.get('cfg')), found[0][0] if found else None)
 

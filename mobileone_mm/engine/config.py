@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 from ..datasets.check import ROOT_VARIABLES, datasets
 from ..datasets.classes import read_classes
 from ..utils.errors import ConfigError, MissingFileError
+from ..utils.types import resolve_type
 from .imports import explain_import
 from .overrides import override
 
@@ -61,7 +62,7 @@ def _without_modules(cfg: Config) -> Config:
     """A pure Python config keeps what it imports beside its settings, and ``import os`` makes it impossible to copy."""
     for name in [name for name, value in cfg.items() if isinstance(value, ModuleType)]:
         cfg.pop(name)
-    _import_all(cfg._cfg_dict)
+    _import_all(dict(cfg.items()))
     return cfg
 
 
@@ -105,11 +106,7 @@ def any_dataset(cfg: Config) -> dict | None:
 
 def _own_meta(cfg: Config, dataset: dict) -> dict:
     """What a dataset's class says of itself."""
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(cfg.get('default_scope')) as registry:
-            kind = registry.get(kind)
-    return dict(getattr(kind, 'METAINFO', {}))
+    return dict(getattr(resolve_type(dataset, DATASETS, cfg.get('default_scope')), 'METAINFO', {}))
 
 
 def _saved_meta(checkpoint: dict | None) -> dict:

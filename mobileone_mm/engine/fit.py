@@ -45,8 +45,8 @@ def fit_model(state_dict: dict[str, Tensor], model: nn.Module, switches: bool,
         CheckpointError: Keys are missing, unexpected or of another shape, or not finite; the
             message lists them.
     """
-    backbones = {f'{name}.' if name else '': module for name, module in model.named_modules()
-                 if isinstance(module, MobileOne)}
+    backbones = {f'{name}.' if name else '': module
+                 for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, MobileOne)}
     state_dict = as_classifier(state_dict, model)
     if ignore:
         state_dict = _with_own_values(state_dict, model, ignore)

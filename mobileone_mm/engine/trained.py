@@ -6,6 +6,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from ..checkpoint.layouts import get_state_dict, without_module
+from ..checkpoint.pretrained import download, is_url
 from ..checkpoint.read import read_checkpoint
 from ..utils.types import task_library
 from .build_errors import explained_build_errors
@@ -32,6 +33,8 @@ def load_trained(cfg: Config, source: str | Path, trust: bool = False) -> tuple[
         CheckpointError: It cannot be read, or does not fit the config.
         ConfigError: The config's model cannot be built.
     """
+    if is_url(str(source)):
+        source = download(str(source), 'Download it by hand, and name the file.')
     checkpoint = read_checkpoint(str(source), 'cpu', trust)
     init_default_scope(task_library(cfg) or 'mmengine')
     with explained_build_errors(cfg):

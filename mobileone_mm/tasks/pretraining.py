@@ -12,6 +12,10 @@ with importable_torchvision():
         from mmpretrain.registry import TRANSFORMS
         from mmpretrain.utils import register_all_modules
     except ImportError as error:
+        if error.name == 'torchvision':
+            raise MissingPackageError('mmpretrain needs torchvision, which is not installed, and its stand-in is '
+                                      'switched off by MOBILEONE_MM_COMPAT=0: unset it, or install torchvision.'
+                                      ) from error
         raise MissingPackageError(
             f'This needs mmpretrain ({error}). Install it: pip install onedl-mmpretrain, or, with upstream mmengine '
             'and mmcv: pip install mmpretrain.') from error

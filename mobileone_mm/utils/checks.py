@@ -13,6 +13,17 @@ def check_bool(name: str, value: bool) -> bool:
     return value
 
 
+def check_number(name: str, value: float) -> float:
+    """``value``, if it is an int or a float.
+
+    Raises:
+        ArgumentError: Naming the argument and what was got.
+    """
+    if type(value) not in (int, float):
+        raise ArgumentError(f'{name} must be a number, got {value!r}.')
+    return value
+
+
 def check_int(name: str, value: int, least: int, most: int | None = None) -> int:
     """``value``, if it is an int within the range; a bool is none, though Python takes True for 1.
 

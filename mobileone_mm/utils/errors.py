@@ -112,8 +112,8 @@ def _speaks_utf8() -> bool:
 def errors_in_one_line() -> Iterator[None]:
     """End a tool with the message of a :class:`MobileOneError`, or of Ctrl-C, instead of its traceback.
 
-    So ends it with text that the encoding of the locale does not have. All other errors keep their traceback. With the
-    environment variable ``MOBILEONE_MM_TRACEBACK=1``, ours do too. Of several processes one prints (see
+    In a locale that is not UTF-8, a UnicodeError ends it in one line as well. All other errors keep their traceback;
+    with the environment variable ``MOBILEONE_MM_TRACEBACK=1``, ours do too. Of several processes one prints (see
     :func:`.processes.reports_error`).
     """
     try:

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.registry import Registry
 from mmengine.utils import get_object_from_string
 
 TASK_LIBRARIES = ('mmdet', 'mmseg', 'mmpretrain')
@@ -25,6 +26,21 @@ def type_name(entry: Any) -> str:
     if kind is None:
         return ''
     return kind.rpartition('.')[2] if isinstance(kind, str) else getattr(kind, '__name__', str(kind))
+
+
+def resolve_type(entry: Mapping, registry: Registry, scope: str | None) -> Any:
+    """The class or function that a ``type`` names; None where there is no such name.
+
+    Args:
+        entry: A config's dict with a ``type``.
+        registry: mmengine's registry for entries of this kind.
+        scope: The config's ``default_scope``.
+    """
+    kind = entry.get('type')
+    if isinstance(kind, str):
+        with registry.switch_scope_and_registry(scope) as found:
+            kind = found.get(kind)
+    return kind
 
 
 def task_library(cfg: Mapping) -> str | None:

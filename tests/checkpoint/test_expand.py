@@ -100,5 +100,5 @@ def test_errors(deployed):
 
 
 def test_without_the_opt_in_it_is_an_error(deployed):
-    with pytest.raises(CheckpointError, match=r'(?s)Got fused.*expand=True.*backbone.deploy=True'):
+    with pytest.raises(CheckpointError, match=r'(?s)Got fused.*expand=True.*build it with deploy=True'):
         MobileOne(SMALL).load_state_dict(deployed.state_dict())

@@ -544,3 +544,15 @@ def test_this_mmengine_is_one_that_is_known():
     """What is replaced has the form that was expected."""
     assert mmengine_checkpoint.load_from_http.__globals__['load_url'].__module__ == 'mobileone_mm.compat.loading', \
         mmengine.__version__
+
+
+def test_a_map_location_with_a_fault_is_not_a_damaged_file(tmp_path):
+    torch.save(dict(a=torch.ones(1)), tmp_path / 'weights.pth')
+
+    def location(storage, name):
+        raise KeyError('mine')
+
+    for map_location, error in ((location, KeyError), ('nonsense', RuntimeError)):
+        with pytest.raises(error) as raised:
+            CheckpointLoader.load_checkpoint(str(tmp_path / 'weights.pth'), map_location=map_location)
+        assert not isinstance(raised.value, CheckpointError)

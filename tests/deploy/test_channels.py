@@ -11,7 +11,7 @@ from mobileone_mm.apis.predict import build_inferencer
 from mobileone_mm.checkpoint.fit import adapt_state_dict
 from mobileone_mm.datasets.images import read_image
 from mobileone_mm.deploy.export import export
-from mobileone_mm.deploy.exported_file import ExportedFile
+from mobileone_mm.deploy.reader import ExportedFile
 from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import CheckpointError, DataError
 from tests.support import tiny

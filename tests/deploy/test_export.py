@@ -19,14 +19,14 @@ from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import batched_nms
 from mobileone_mm.datasets.images import read_image, read_images
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
-from mobileone_mm.deploy.exported_file import ExportedFile, is_exported
 from mobileone_mm.deploy.exported_model import use_exported
 from mobileone_mm.deploy.formats import onnx as onnx_format
 from mobileone_mm.deploy.graphs import trace_onnx
-from mobileone_mm.deploy.nms import select_boxes
 from mobileone_mm.deploy.quantize import quantize
+from mobileone_mm.deploy.reader import ExportedFile, is_exported
 from mobileone_mm.deploy.runtimes import onnxruntime_session
 from mobileone_mm.deploy.wrappers import make_deployable
+from mobileone_mm.deploy.wrappers.nms import select_boxes
 from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import ExportedFileError, MissingPackageError
 from tests.support.paths import ROOT, real_data
@@ -439,8 +439,8 @@ class TestBadInput:
 
     @pytest.mark.parametrize('options, message', [
         (dict(fmt='onnx', out='a.pt'), r'A file of format onnx ends in \.onnx'),
-        (dict(fmt='coreml', out='a.mlpackage', nms=True), '--nms is not for Core ML here. Leave --nms out, and let the app'),
-        (dict(fmt='torchscript', out='a.pt', calibration='x'), '--int8 is not for TorchScript here. Name --format onnx'),
+        (dict(fmt='coreml', out='a.mlpackage', nms=True), '--nms is not for Core ML here. Leave --nms out'),
+        (dict(fmt='torchscript', out='a.pt', calibration='x'), '--int8 is not for TorchScript here. Name'),
         (dict(fmt='torchscript', out='a.pt', batch=0), 'The batch is at least 1'),
         (dict(fmt='torchscript', out='a.pt', batch=2, dynamic=True), 'with free sizes .* is not to be given; got 2'),
         (dict(fmt='onnx', out='a.onnx', argmax=True), 'argmax is for segmentors'),

@@ -10,9 +10,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mobileone_mm.apis.predict import build_inferencer
-from mobileone_mm.deploy.detector import DeployableDetector
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
-from mobileone_mm.deploy.exported_file import ExportedFile
+from mobileone_mm.deploy.reader import ExportedFile
+from mobileone_mm.deploy.wrappers.detector import DeployableDetector
 from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import ConfigError
 from tests.support import heads, tiny

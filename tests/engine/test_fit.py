@@ -138,6 +138,24 @@ def test_blocks_of_both_forms_and_blocks_outside_of_a_backbone(tmp_path):
     torch.testing.assert_close(target.neck.reparam_conv.weight, saved.neck.reparam_conv.weight)
 
 
+def test_modules_of_two_names(tmp_path):
+    """Tied modules stand in a state dict by both of their names."""
+    model = make()
+    model.student = model.teacher
+    path = deployed_checkpoint(tmp_path / 'fused.pth', model, ('teacher', ))
+    target = TwoBackbones(config(), config())
+    target.student = target.teacher
+    assert make_runner(tmp_path, path, target).test()['mean'] == pytest.approx(expected_mean(model), rel=1e-5)
+
+
+def test_a_training_layout_for_a_config_of_the_deploy_form_is_checked_once(counts, tmp_path):
+    model = make()
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'train.pth')
+    target = TwoBackbones(*[config() | dict(deploy=True)] * 2)
+    make_runner(tmp_path, tmp_path / 'train.pth', target).test()
+    assert counts == dict(read=1, translate=2, fit=2)
+
+
 def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path):
     path = deployed_checkpoint(tmp_path / 'fused.pth', make())
     checkpoint = torch.load(path)

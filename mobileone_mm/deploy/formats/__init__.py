@@ -1,8 +1,9 @@
 """The formats of exported files. A new one is a module here, and an entry in this table."""
-from . import coreml, onnx, openvino, torchscript
+from . import coreml, executorch, litert, mnn, ncnn, onnx, openvino, torchscript
 from .base import Format
 
-FORMATS: dict[str, Format] = {each.FORMAT.name: each.FORMAT for each in (onnx, torchscript, openvino, coreml)}
+FORMATS: dict[str, Format] = {each.FORMAT.name: each.FORMAT for each in (
+    onnx, torchscript, openvino, coreml, executorch, litert, mnn, ncnn)}
 
 
 def format_of(suffix: str) -> Format | None:

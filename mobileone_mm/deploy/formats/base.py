@@ -15,7 +15,7 @@ from torch import Tensor
 from ...datasets.images import read_images
 from ...utils.errors import ExportedFileError
 from ...utils.files import disk_errors
-from ..deployable import Deployable
+from ..wrappers.base import Deployable
 
 META = 'mobileone_mm'  # the key of our metadata, where a format has keys
 INPUT = 'image'

@@ -5,11 +5,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ...utils.errors import require
-from ..deployable import Deployable
-from ..detector import DeployableDetector
 from ..graphs import append_nms, trace_onnx, write_onnx
 from ..quantize import quantize
 from ..runtimes import onnxruntime_session
+from ..wrappers.base import Deployable
+from ..wrappers.detector import DeployableDetector
 from .base import INPUT, META, Format, Job, Run, reading
 
 

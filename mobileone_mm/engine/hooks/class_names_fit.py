@@ -7,7 +7,7 @@ from ...datasets.built import is_coco
 from ...datasets.classes import check_folders, check_names, check_same_names, read_classes
 from ...datasets.coco import read_categories
 from ...utils.logs import warn
-from .data_check import DataCheckHook, datasets_of, metric_files, metrics_of
+from .data_check import DataCheckHook, coco_of, datasets_of, metric_files, metrics_of
 
 
 @HOOKS.register_module()
@@ -46,8 +46,8 @@ class ClassNamesFitHook(DataCheckHook):
             elif own and hasattr(dataset, 'folder_to_idx') and not hasattr(dataset, 'split'):
                 check_folders(own, sorted(dataset.folder_to_idx, key=dataset.folder_to_idx.get), data)
         for metric, file in zip(metrics_of(runner, split), metric_files(runner, split), strict=True):
-            coco = getattr(metric, '_coco_api', None)
-            if classes and hasattr(coco, 'getCatIds'):
+            coco = coco_of(metric)
+            if classes and coco is not None:
                 names = {category['id']: category['name'] for category in coco.loadCats(coco.getCatIds())}
                 found = [names[id_] for id_ in coco.getCatIds(catNms=classes)]
                 check_names(classes, found, list(names.values()), f'the {split} data',

@@ -10,7 +10,7 @@ from ...datasets.explain import check_unbuilt
 from ...datasets.sizes import check_sizes
 from ...utils.errors import DataError
 from ...utils.logs import tell, warn
-from .data_check import DataCheckHook, datasets_of, metric_files, metrics_of
+from .data_check import DataCheckHook, coco_of, datasets_of, metric_files, metrics_of
 
 _SWITCH = 'To go on anyway: --cfg-options default_hooks.coco_fit=None'
 
@@ -58,11 +58,10 @@ class CocoFitHook(DataCheckHook):
     def check(self, runner, split: str) -> None:
         """Check one split."""
         pairs = [(dataset, data) for dataset, data in datasets_of(runner, split) if is_coco(dataset)]
-        metrics = [(metric, file or f"{split}_evaluator's ann_file")
-                   for metric, file in zip(metrics_of(runner, split), metric_files(runner, split), strict=True)
-                   if hasattr(getattr(metric, '_coco_api', None), 'getCatIds')]
-        for metric, file in metrics:
-            coco = metric._coco_api
+        metrics = [(coco_of(metric), file or f"{split}_evaluator's ann_file")
+                   for metric, file in zip(metrics_of(runner, split), metric_files(runner, split), strict=True)]
+        metrics = [(coco, file) for coco, file in metrics if coco is not None]
+        for coco, file in metrics:
             check_entries(coco.dataset, file)
             self._fill_iscrowd(coco, file)
             if len(pairs) == 1:

@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from ...datasets.built import inner_datasets
+from ...datasets.check import evaluators
 
 
 class DataCheckHook(Hook):
@@ -53,12 +54,16 @@ def metrics_of(runner, split: str) -> list:
     return list(getattr(getattr(runner, f'{split}_evaluator', None), 'metrics', []))
 
 
+def coco_of(metric):
+    """pycocotools' object of a CocoMetric with an annotation file of its own, else None; mm keeps it privately."""
+    coco = getattr(metric, '_coco_api', None)
+    return coco if hasattr(coco, 'getCatIds') else None
+
+
 def metric_files(runner, split: str) -> list[str | None]:
     """The ``ann_file`` of each metric of a split, from the config, as metrics do not keep it."""
     cfg = getattr(runner, 'cfg', None) or {}
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators
-    files = [each.get('ann_file') if isinstance(each, dict) else None for each in evaluators]
+    files = [each.get('ann_file') if isinstance(each, dict) else None for each in evaluators(cfg, split)]
     metrics = metrics_of(runner, split)
     return files if len(files) == len(metrics) else [None] * len(metrics)
 

@@ -4,7 +4,7 @@ from mmcv.cnn import fuse_conv_bn
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from ..reparameterize import reparameterize_model
+from ...reparameterize import reparameterize_model
 
 
 class Deployable(nn.Module):
@@ -53,7 +53,7 @@ class Deployable(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the network; images and outputs are float32."""
+        """Type of the network's weights; images and outputs are float32."""
         return next(self.model.parameters()).dtype
 
     def half_network(self) -> 'Deployable':

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from mmengine.config import Config
 from torch import nn
 
-from ..engine.config import inference_pipeline
-from ..utils.errors import ArgumentError, ConfigError
-from ..utils.types import task_library, type_name
-from .deployable import Deployable
+from ...engine.config import inference_pipeline
+from ...utils.errors import ArgumentError, ConfigError
+from ...utils.types import task_library, type_name
+from .base import Deployable
 from .detector import DeployableDetector
 from .segmentor import DeployableSegmentor
 

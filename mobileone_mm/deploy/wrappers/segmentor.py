@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils.errors import ConfigError
-from .deployable import Deployable
+from ...utils.errors import ConfigError
+from .base import Deployable
 
 
 class DeployableSegmentor(Deployable):

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils.errors import ConfigError
-from ..utils.types import type_name
-from .deployable import Deployable
+from ...utils.errors import ConfigError
+from ...utils.types import type_name
+from .base import Deployable
 from .nms import select_boxes
 
 

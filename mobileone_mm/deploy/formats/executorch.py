@@ -1,0 +1,91 @@
+"""ExecuTorch, with XNNPACK on the CPU."""
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from ...utils.errors import require
+from ...utils.files import atomic_file
+from .base import META, Format, Job, Run, reading
+
+_PACKAGE = 'executorch'
+
+
+def _write(job: Job) -> None:
+    partitioner = require('executorch.backends.xnnpack.partition.xnnpack_partitioner', _PACKAGE)
+    with torch.no_grad(), _quiet():
+        model = job.model if job.calibration is None else _quantized(job)
+        program = torch.export.export(model, (job.example, ))
+        # There is no block of metadata, but a method of its own may return a text.
+        program = require('executorch.exir', _PACKAGE).to_edge_transform_and_lower(
+            program, partitioner=[partitioner.XnnpackPartitioner()], constant_methods={META: json.dumps(job.meta)})
+        buffer = program.to_executorch().buffer
+    with atomic_file(job.out) as file:
+        file.write(buffer)
+
+
+def _quantized(job: Job) -> nn.Module:
+    """The convolutions in int8, but for those that nothing but decoding follows, as in :mod:`..quantize`."""
+    xnnpack = require('executorch.backends.xnnpack.quantizer.xnnpack_quantizer', _PACKAGE)
+    pt2e = require('torchao.quantization.pt2e.quantize_pt2e', 'torchao')
+    graph = torch.export.export(job.model, (job.example, )).module()
+    last = _last_convolutions(graph)
+    quantizer = xnnpack.XNNPACKQuantizer().set_operator_type(
+        torch.ops.aten.conv2d.default, xnnpack.get_symmetric_quantization_config(is_per_channel=job.per_channel))
+    prepared = pt2e.prepare_pt2e(graph, quantizer.set_filter_function(lambda node: node.name not in last))
+    for batch in job.calibration_batches():
+        prepared(torch.from_numpy(batch))
+    return pt2e.convert_pt2e(prepared)
+
+
+def _last_convolutions(graph: fx.GraphModule) -> set[str]:
+    leads_to_one, last = set(), set()
+    for node in reversed(graph.graph.nodes):
+        is_conv = node.target is torch.ops.aten.conv2d.default
+        if is_conv and node not in leads_to_one:
+            last.add(node.name)
+        if is_conv or node in leads_to_one:
+            leads_to_one.update(node.all_input_nodes)
+    return last
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without hundreds of warnings and lines about each pass."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
+    runtime = require('executorch.runtime', _PACKAGE)
+    if threads:
+        require('executorch.extension.pybindings.portable_lib', _PACKAGE)._unsafe_reset_threadpool(threads)
+    with reading(path, RuntimeError):
+        program = runtime.Runtime.get().load_program(path, verification=runtime.Verification.InternalConsistency)
+        if META not in program.method_names:
+            return None, None
+        meta, = program.load_method(META).execute([])
+        method = program.load_method('forward')
+
+    def run(image: np.ndarray) -> list[np.ndarray]:
+        # Copies: the runtime gives its own memory, and writes to it at the next call.
+        return [output.numpy().copy() for output in method.execute([torch.from_numpy(np.ascontiguousarray(image))])]
+
+    return run, meta
+
+
+FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK', halves_network=True,
+                writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'},
+                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.'))
