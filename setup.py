@@ -1,6 +1,7 @@
 """Packaging; the project's other settings are in pyproject.toml."""
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -33,6 +34,13 @@ class BuildWithMim(build_py):
 # An export needs those of its format: onnx, onnxscript and the runtime, or coremltools, or none for
 # TorchScript.
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'coremltools']
+# Of phones; each an extra of its own, and in the versions that were tried.
+PHONE = {
+    'executorch': ['executorch==1.5.1'],
+    'litert': ['litert-torch==0.10.0', 'ai-edge-litert==2.3.0', 'ai-edge-quantizer==0.10.0'],
+    'mnn': ['onnx', 'onnxscript', 'onnxruntime', 'MNN==3.6.1'],
+    'ncnn': ['ncnn==1.0.20261020', 'pnnx==20261020'],
+}
 
 version = re.search(r"__version__ = '(.+)'", (ROOT / 'mobileone_mm' / 'version.py').read_text(encoding='utf-8'))[1]
 setup(
@@ -56,7 +64,8 @@ setup(
         'pretraining': ['onedl-mmpretrain==1.3.6'],
         'openmmlab-pretraining': ['mmpretrain==1.2.0'],
         'export': EXPORT,
-        'test': [*EXPORT, 'pytest', 'ruff', 'build', 'psutil'],
+        **{f'export-{name}': packages for name, packages in PHONE.items()},
+        'test': [*EXPORT, *chain.from_iterable(PHONE.values()), 'pytest', 'ruff', 'build', 'psutil'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

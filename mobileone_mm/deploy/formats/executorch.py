@@ -86,6 +86,7 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return run, meta
 
 
-FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK', halves_network=True,
+FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK',
                 writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'},
-                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.'))
+                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.',
+                             fp16='XNNPACK keeps the weights in single precision. Name --int8, or leave it out.'))

@@ -19,7 +19,7 @@ def _write(job: Job) -> None:
         path = Path(folder, 'model.tflite')
         with torch.no_grad(), redirect_stdout(nowhere), redirect_stderr(nowhere):
             converter.convert(job.model.eval(), (job.example, )).export(str(path))
-            if job.calibration is not None or job.half:
+            if job.calibration is not None:
                 _quantize(job, path)
         model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     _add_metadata(model, json.dumps(job.meta), schema)
@@ -42,22 +42,15 @@ def _schema():
 
 
 def _quantize(job: Job, path: Path) -> None:
-    """The convolutions in int8 (everything would not load), or all weights in half precision; in place."""
+    """The convolutions in int8, in place; everything in int8 would not load."""
     tools, types = (require(f'ai_edge_quantizer.{name}', 'ai-edge-quantizer') for name in ('quantizer', 'qtyping'))
     quantizer = tools.Quantizer(str(path))
-    data = None
-    if job.calibration is None:
-        algorithms = require('ai_edge_quantizer.algorithm_manager', 'ai-edge-quantizer').AlgorithmName
-        quantizer.add_weight_only_config('.*', types.TFLOperationName.ALL_SUPPORTED, num_bits=16,
-                                         algorithm_key=algorithms.FLOAT_CASTING)
-    else:
-        granularity = types.QuantGranularity.CHANNELWISE if job.per_channel else types.QuantGranularity.TENSORWISE
-        for operation in (types.TFLOperationName.CONV_2D, types.TFLOperationName.DEPTHWISE_CONV_2D):
-            quantizer.add_static_config('.*', operation, activation_num_bits=8, weight_num_bits=8,
-                                        weight_granularity=granularity)
-        interpreter = _interpreter(str(path), None)
-        (key, signature), = interpreter.get_signature_list().items()
-        data = quantizer.calibrate({key: [{signature['inputs'][0]: batch} for batch in job.calibration_batches()]})
+    granularity = types.QuantGranularity.CHANNELWISE if job.per_channel else types.QuantGranularity.TENSORWISE
+    for operation in (types.TFLOperationName.CONV_2D, types.TFLOperationName.DEPTHWISE_CONV_2D):
+        quantizer.add_static_config('.*', operation, activation_num_bits=8, weight_num_bits=8,
+                                    weight_granularity=granularity)
+    (key, signature), = _interpreter(str(path), None).get_signature_list().items()
+    data = quantizer.calibrate({key: [{signature['inputs'][0]: batch} for batch in job.calibration_batches()]})
     path.write_bytes(quantizer.quantize(data).quantized_model)
 
 
@@ -95,4 +88,5 @@ def _metadata(path: Path) -> str | None:
 FORMAT = Format('litert', 'LiteRT', '.tflite', _write, _run, note='in LiteRT',
                 writers=dict(litert_torch='litert-torch', ai_edge_litert='ai-edge-litert',
                              ai_edge_quantizer='ai-edge-quantizer'),
-                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.'))
+                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.',
+                             fp16='Its files in half precision did not load. Name --int8, or leave it out.'))

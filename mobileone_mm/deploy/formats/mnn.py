@@ -32,9 +32,12 @@ def _write(job: Job) -> None:
 def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     mnn, expr = require('MNN').nn, require('MNN').expr
     runtime = mnn.create_runtime_manager(({'backend': 'CPU', 'precision': 'high', 'numThread': threads or 4}, ))
-    with reading(path, RuntimeError, ValueError):
-        meta = _load(mnn, path, [], [], runtime, 'bizCode')
-        outputs = list(json.loads(meta)['outputs']) if meta else []
+    with reading(path, RuntimeError, SystemError):
+        about = mnn.load_module_from_file(str(path), [], [], runtime_manager=runtime)
+    if about is None:
+        raise not_ours(path, 'MNN does not read it')
+    meta = about.get_info().get('bizCode')
+    outputs = list(json.loads(meta)['outputs']) if meta else []
     if not outputs:
         return None, None
     network = mnn.load_module_from_file(str(path), [INPUT], outputs, runtime_manager=runtime)
@@ -44,13 +47,6 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
         return [np.array(answer.read()) for answer in answers]
 
     return run, meta
-
-
-def _load(mnn, path: Path, inputs: list[str], outputs: list[str], runtime, key: str) -> str | None:
-    network = mnn.load_module_from_file(str(path), inputs, outputs, runtime_manager=runtime)
-    if network is None:
-        raise not_ours(path, 'MNN does not read it')
-    return network.get_info().get(key)
 
 
 FORMAT = Format('mnn', 'MNN', '.mnn', _write, _run, note='in MNN',

@@ -1,0 +1,157 @@
+"""Files for the runtimes of phones answer as the checkpoint does. Files are run by tools, in processes of their own:
+some of these runtimes end the process on what they do not like."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mobileone_mm.deploy.export import example_image, export, share_of_boxes
+from mobileone_mm.deploy.formats import FORMATS
+from mobileone_mm.deploy.reader import ExportedFile
+from mobileone_mm.utils.errors import ArgumentError, ConfigError, ExportedFileError, MissingFileError
+from tests.support.paths import ROOT
+from tests.support.runs import logged, python
+
+MODULES = {'executorch': 'executorch', 'litert': 'litert_torch', 'mnn': 'MNN', 'ncnn': 'ncnn'}
+SLOW = ('executorch', 'litert')  # their exports take half a minute
+
+
+def formats(*names):
+    return pytest.mark.parametrize('name', [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names])
+
+
+def require(name):
+    pytest.importorskip(MODULES[name])
+    return FORMATS[name]
+
+
+def exported(model, out, name, *options):
+    """By the tool, which compares the file with PyTorch; returns what it prints."""
+    return python('tools/export.py', *model, '--out', out, '--format', name, *options).stdout
+
+
+def test_the_readme_has_the_table():
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    for name, each in FORMATS.items():
+        options = ['no' if option in each.refuses else 'yes' for option in ('dynamic', 'nms', 'fp16', 'int8')]
+        assert f'| {each.title} | `{name}` | `{each.suffix}` | {" | ".join(options)} | {each.note} |' in readme
+
+
+@formats(*MODULES)
+def test_metrics_are_those_of_the_checkpoint(name, tiny_detector, tiny_segmentor, shapes_root, tmp_path):
+    fmt = require(name)
+    for model, metric in ((tiny_detector, 'coco/bbox_mAP'), (tiny_segmentor, 'mIoU')):
+        out = tmp_path / f'{metric[:4].strip("/")}{fmt.suffix}'
+        assert 'differ by at most' in exported(model, out, name)
+        assert {path.name for path in out.parent.glob(f'{out.stem}.*')} == {path.name for path in fmt.files(out)}
+        work = tmp_path / out.stem
+        python('tools/test.py', model[0], out, '--work-dir', work, SHAPES_ROOT=shapes_root)
+        assert logged(work, metric) == logged(model[1].parent, metric)
+
+
+@formats(*MODULES)
+def test_predictions_and_metadata(name, tiny_detector, shapes_root, tmp_path):
+    fmt = require(name)
+    out = tmp_path / f'detector{fmt.suffix}'
+    exported(tiny_detector, out, name)
+    code = f"""
+import json
+from mobileone_mm.deploy.reader import ExportedFile
+print(json.dumps(ExportedFile({str(out)!r}).meta))"""
+    meta = json.loads(python('-c', code).stdout.strip().split('\n')[-1])
+    assert meta['task'] == 'detection' and meta['classes'][0] == 'circle'
+    assert meta['outputs'].keys() == {'boxes', 'scores'}
+    image = next((shapes_root / 'JPEGImages').glob('*.png'), None) or next((shapes_root / 'JPEGImages').iterdir())
+    found = {}
+    for source in (tiny_detector[1], out):
+        folder = tmp_path / source.suffix[1:]
+        python('tools/predict.py', image, tiny_detector[0], source, '--out-dir', folder, '--score-thr', '0.01')
+        boxes = json.loads(next((folder / 'preds').glob('*.json')).read_text())['boxes']
+        assert len(boxes) > 5
+        found[source] = dict(boxes=np.array([[box['box'] for box in boxes]]),
+                             scores=np.array([[box['score'] for box in boxes]]),
+                             labels=np.array([[meta['classes'].index(box['label']) for box in boxes]]))
+    expected, got = found.values()
+    assert share_of_boxes(expected, got, pixels=0.01, score=1e-5) > 0.99  # scores that tie stand in any order
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['executorch', 'litert'])
+def test_int8(name, tiny_detector, tiny_segmentor, shapes_root, tmp_path):
+    """Outputs differ from those in float32, and not much; the file is smaller."""
+    fmt = require(name)
+    for model in (tiny_detector, tiny_segmentor):
+        sizes = {}
+        for options in ([], ['--int8', shapes_root / 'JPEGImages']):
+            out = tmp_path / f'{len(options)}{fmt.suffix}'
+            printed = exported(model, out, name, *options)
+            sizes[len(options)] = out.stat().st_size
+        differences = [float(part.split()[0]) for part in printed.replace(',', ' ').split('at most ')[1:]]
+        assert all(0 < difference < 5 for difference in differences), printed
+        assert sizes[2] < 0.9 * sizes[0]
+
+
+@pytest.mark.parametrize('name, options, message', [
+    *[(name, dict(nms=True), '--nms is not for .* in the app') for name in MODULES],
+    *[(name, dict(dynamic=True), '--dynamic is not for .* Name one size') for name in ('executorch', 'litert', 'ncnn')],
+    *[(name, dict(half=True), '--fp16 is not for .* Name --int8') for name in ('executorch', 'litert')],
+    *[(name, dict(calibration='x'), '--int8 is not for .*Leave --int8 out') for name in ('mnn', 'ncnn')],
+    ('ncnn', dict(batch=2), '--batch is not for ncnn here'),
+])
+def test_what_a_format_does_not_have(name, options, message, tiny_detector, tmp_path):
+    with pytest.raises(ArgumentError, match=message):
+        export(*tiny_detector, tmp_path / f'out{FORMATS[name].suffix}', name, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_of_weights(tiny_detector, tmp_path):
+    for name in ('mnn', 'ncnn'):
+        fmt, sizes = require(name), []
+        for options in ([], ['--fp16']):
+            out = tmp_path / f'{len(options)}{fmt.suffix}'
+            printed = exported(tiny_detector, out, name, *options)
+            sizes.append(sum(path.stat().st_size for path in fmt.files(out)))
+        assert sizes[1] < 0.8 * sizes[0] and 'differ by at most' in printed
+
+
+def test_free_sizes_of_mnn(tiny_segmentor, shapes_root, tmp_path):
+    require('mnn')
+    exported(tiny_segmentor, tmp_path / 'free.mnn', 'mnn', '--dynamic')
+    exported(tiny_segmentor, tmp_path / 'free.onnx', 'onnx', '--dynamic')
+    image = example_image((64, 96)).numpy()
+    got, expected = (ExportedFile(tmp_path / f'free{suffix}')(image)['logits'] for suffix in ('.mnn', '.onnx'))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_classes_instead_of_logits(tiny_segmentor, tmp_path):
+    """MNN has them; ncnn has no layer for them, and would end the process."""
+    require('mnn')
+    exported(tiny_segmentor, tmp_path / 'mask.mnn', 'mnn', '--argmax')
+    require('ncnn')
+    with pytest.raises(ConfigError, match=r'ncnn has no layers .*argmax.* Export logits'):
+        export(*tiny_segmentor, tmp_path / 'mask.param', 'ncnn', argmax=True)
+    assert [path.name for path in tmp_path.iterdir()] == ['mask.mnn']
+
+
+@formats(*MODULES)
+def test_damaged_and_foreign_files(name, tiny_detector, tmp_path):
+    fmt = require(name)
+    out = tmp_path / f'detector{fmt.suffix}'
+    exported(tiny_detector, out, name)
+    whole = out.read_bytes()
+    for content in (b'', b'something else', whole[:len(whole) // 3]):
+        out.write_bytes(content)
+        result = python('tools/test.py', tiny_detector[0], out, '--work-dir', tmp_path / 'work', check=False)
+        assert result.returncode == 1 and 'Traceback' not in result.stderr, result.stderr
+        assert f"'{out}' is damaged, or was not written by tools/export.py" in result.stderr
+    out.write_bytes(whole)
+    for suffix in fmt.companions:
+        shutil.move(out.with_suffix(suffix), tmp_path / 'away')
+        with pytest.raises(MissingFileError, match=f"There is no file '{out.with_suffix(suffix)}'"):
+            ExportedFile(out)
+        shutil.move(tmp_path / 'away', out.with_suffix(suffix))
+    (tmp_path / f'other{fmt.suffix}x').write_bytes(whole)
+    with pytest.raises(ExportedFileError, match='allowed are files that end in .*mnn'):
+        ExportedFile(tmp_path / f'other{fmt.suffix}x')
