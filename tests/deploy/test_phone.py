@@ -98,7 +98,7 @@ def test_int8(name, tiny_detector, tiny_segmentor, shapes_root, tmp_path):
 @pytest.mark.parametrize('name, options, message', [
     *[(name, dict(nms=True), '--nms is not for .* in the app') for name in MODULES],
     *[(name, dict(dynamic=True), '--dynamic is not for .* Name one size') for name in ('executorch', 'litert', 'ncnn')],
-    *[(name, dict(half=True), '--fp16 is not for .* Name --int8') for name in ('executorch', 'litert')],
+    *[(name, dict(half=True), '--fp16 is not for .* Name --int8') for name in ('executorch', )],
     *[(name, dict(calibration='x'), '--int8 is not for .*Leave --int8 out') for name in ('mnn', 'ncnn')],
     ('ncnn', dict(batch=2), '--batch is not for ncnn here'),
 ])

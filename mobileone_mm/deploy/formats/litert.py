@@ -14,27 +14,31 @@ from .base import META, Format, Job, Run, not_ours, reading
 
 
 def _write(job: Job) -> None:
-    converter, schema = require('litert_torch', 'litert-torch'), _schema()
+    converter = require('litert_torch', 'litert-torch')
     with TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
         path = Path(folder, 'model.tflite')
         with torch.no_grad(), redirect_stdout(nowhere), redirect_stderr(nowhere):
             converter.convert(job.model.eval(), (job.example, )).export(str(path))
-            if job.calibration is not None:
+            _add_metadata(path, json.dumps(job.meta))
+            if job.calibration is not None or job.half:
                 _quantize(job, path)
-        model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
-    _add_metadata(model, json.dumps(job.meta), schema)
-    builder = require('flatbuffers').Builder()
-    builder.Finish(model.Pack(builder), b'TFL3')
+        content = path.read_bytes()
     with atomic_file(job.out) as file:
-        file.write(bytes(builder.Output()))
+        file.write(content)
 
 
-def _add_metadata(model, text: str, schema) -> None:
+def _add_metadata(path: Path, text: str) -> None:
+    """Before quantization, which puts weights behind the flatbuffer, where its own library cannot follow them."""
+    schema = _schema()
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(text.encode(), np.uint8)
     entry.name, entry.buffer = META, len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
+    builder = require('flatbuffers').Builder()
+    builder.Finish(model.Pack(builder), b'TFL3')
+    path.write_bytes(bytes(builder.Output()))
 
 
 def _schema():
@@ -42,15 +46,20 @@ def _schema():
 
 
 def _quantize(job: Job, path: Path) -> None:
-    """The convolutions in int8, in place; everything in int8 would not load."""
+    """The convolutions in int8 (everything would not load), or all weights in half precision; in place."""
     tools, types = (require(f'ai_edge_quantizer.{name}', 'ai-edge-quantizer') for name in ('quantizer', 'qtyping'))
-    quantizer = tools.Quantizer(str(path))
-    granularity = types.QuantGranularity.CHANNELWISE if job.per_channel else types.QuantGranularity.TENSORWISE
-    for operation in (types.TFLOperationName.CONV_2D, types.TFLOperationName.DEPTHWISE_CONV_2D):
-        quantizer.add_static_config('.*', operation, activation_num_bits=8, weight_num_bits=8,
-                                    weight_granularity=granularity)
-    (key, signature), = _interpreter(str(path), None).get_signature_list().items()
-    data = quantizer.calibrate({key: [{signature['inputs'][0]: batch} for batch in job.calibration_batches()]})
+    quantizer, data = tools.Quantizer(str(path)), None
+    if job.calibration is None:
+        algorithms = require('ai_edge_quantizer.algorithm_manager', 'ai-edge-quantizer').AlgorithmName
+        quantizer.add_weight_only_config('.*', types.TFLOperationName.ALL_SUPPORTED, num_bits=16,
+                                         algorithm_key=algorithms.FLOAT_CASTING)
+    else:
+        granularity = types.QuantGranularity.CHANNELWISE if job.per_channel else types.QuantGranularity.TENSORWISE
+        for operation in (types.TFLOperationName.CONV_2D, types.TFLOperationName.DEPTHWISE_CONV_2D):
+            quantizer.add_static_config('.*', operation, activation_num_bits=8, weight_num_bits=8,
+                                        weight_granularity=granularity)
+        (key, signature), = _interpreter(str(path), None).get_signature_list().items()
+        data = quantizer.calibrate({key: [{signature['inputs'][0]: batch} for batch in job.calibration_batches()]})
     path.write_bytes(quantizer.quantize(data).quantized_model)
 
 
@@ -81,12 +90,14 @@ def _metadata(path: Path) -> str | None:
     model = _schema().Model.GetRootAs(content)
     for entry in (model.Metadata(i) for i in range(model.MetadataLength())):
         if entry.Name() == META.encode():
-            return model.Buffers(entry.Buffer()).DataAsNumpy().tobytes().decode()
+            buffer = model.Buffers(entry.Buffer())
+            start = buffer.Offset()  # 0 or 1: it is in the flatbuffer, not behind it
+            text = content[start:start + buffer.Size()] if start > 1 else buffer.DataAsNumpy().tobytes()
+            return text.decode()
     return None
 
 
 FORMAT = Format('litert', 'LiteRT', '.tflite', _write, _run, note='in LiteRT',
                 writers=dict(litert_torch='litert-torch', ai_edge_litert='ai-edge-litert',
                              ai_edge_quantizer='ai-edge-quantizer'),
-                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.',
-                             fp16='Its files in half precision did not load. Name --int8, or leave it out.'))
+                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.'))
