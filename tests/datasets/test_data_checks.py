@@ -430,3 +430,28 @@ def test_iscrowd_is_taken_as_0(root, tmp_path):
     result = python('tools/train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options',
                     'train_cfg.max_epochs=1', SHAPES_ROOT=root)
     assert re.search(r'val.json: (\d+) of \1 annotations have no iscrowd. It is taken as 0', result.stdout)
+
+
+# --- pipelines
+
+@pytest.mark.parametrize('text', [tiny.DETECTOR, tiny.SEGMENTOR], ids=['detector', 'segmentor'])
+def test_a_flip_where_predictions_are_evaluated(text, root, tmp_path):
+    """The pipeline of training, copied: a perfect model had 28 mIoU, or 0 mAP."""
+    from mobileone_mm.utils.errors import ConfigError
+    config = tiny.write_config(tmp_path, text, """
+val_dataloader['dataset'] = dict(pipeline=_base_.train_dataloader.dataset.pipeline)
+test_dataloader['dataset'] = dict(pipeline=_base_.train_dataloader.dataset.pipeline)
+""")
+    (tmp_path / 'any.pth').touch()
+    with pytest.raises(ConfigError, match=r'in val_dataloader flips images: RandomFlip with prob=\[0.25, 0.25\]'):
+        prepare_train(config, work_dir=str(tmp_path / 'work'))
+    with pytest.raises(ConfigError, match='in test_dataloader flips images.*Remove it .* test with --tta'):
+        prepare_test(config, tmp_path / 'any.pth', work_dir=str(tmp_path / 'work'))
+    prepare_test(config, tmp_path / 'any.pth', work_dir=str(tmp_path / 'work'), tta=True)
+
+
+def test_flips_that_leave_the_truth_alone():
+    from mobileone_mm.datasets.pipelines import check_flips
+    flip, load = dict(type='RandomFlip', prob=0.5), dict(type='LoadAnnotations')
+    for pipeline in ([flip, load], [load, dict(flip, prob=0.)], [load, dict(type='TestTimeAug', transforms=[[flip]])]):
+        check_flips(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=dict(pipeline=pipeline)))), 'val')
