@@ -455,3 +455,45 @@ def test_flips_that_leave_the_truth_alone():
     flip, load = dict(type='RandomFlip', prob=0.5), dict(type='LoadAnnotations')
     for pipeline in ([flip, load], [load, dict(flip, prob=0.)], [load, dict(type='TestTimeAug', transforms=[[flip]])]):
         check_flips(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=dict(pipeline=pipeline)))), 'val')
+
+
+# --- several datasets under one metric
+
+def two_parts(second):
+    return f"""
+part = dict(_base_.val_dataloader.dataset)
+val_dataloader['dataset'] = dict(_delete_=True, type='ConcatDataset', datasets=[part, dict(part, ann_file={second!r})])
+"""
+
+
+def test_parts_with_the_same_ids(root, tmp_path):
+    """The score was a tenth of the true one, or a trace ended the validation."""
+    shutil.copy(root / 'annotations' / VAL, root / 'annotations' / 'other.json')
+    more = two_parts('annotations/other.json')
+    refused(tmp_path, tiny.DETECTOR, 'instances_val.json.* and the val data .*other.json.* both have an image with the '
+            'id 0, .* Merge the annotation files into one', more)
+    change(root, lambda coco: [image.update(id=image['id'] + 100) for image in coco['images']], 'other.json')
+    refused(tmp_path, tiny.DETECTOR, 'val.json, the ann_file of the evaluator, has no image with the id 100, but the '
+            'val data .*other.json.* Merge', more)
+
+
+def test_parts_of_one_file(root, tmp_path):
+    for part, name in ((slice(0, 4), 'first.json'), (slice(4, None), 'second.json')):
+        shutil.copy(root / 'annotations' / VAL, root / 'annotations' / name)
+        change(root, lambda coco, part=part: coco.update(images=coco['images'][part]), name)
+    accepted(tmp_path, tiny.DETECTOR, two_parts('annotations/second.json'), {
+        'val_dataloader.dataset.datasets.0.ann_file': 'annotations/first.json'})
+
+
+def test_boxes_by_two_corners_are_a_warning(root, tmp_path):
+    def corners(coco):
+        for entry in coco['annotations']:
+            x, y, width, height = entry['bbox']
+            entry['bbox'] = [x, y, x + width, y + height]
+    accepted(tmp_path, tiny.DETECTOR)
+    assert 'boxes reach beyond' not in log(tmp_path)
+    change(root, corners)
+    accepted(tmp_path, tiny.DETECTOR)
+    for name in (TRAIN, VAL):
+        assert re.search(rf'WARNING - .*{name}: \d+ of \d+ boxes reach beyond .* bbox is \[x, y, width, height\]',
+                         log(tmp_path))
