@@ -497,3 +497,27 @@ def test_boxes_by_two_corners_are_a_warning(root, tmp_path):
     for name in (TRAIN, VAL):
         assert re.search(rf'WARNING - .*{name}: \d+ of \d+ boxes reach beyond .* bbox is \[x, y, width, height\]',
                          log(tmp_path))
+
+
+# --- masks and their images, once more
+
+@pytest.mark.parametrize('orientation', [3, 6])
+def test_square_images_turned_by_exif_beside_masks(orientation, root, tmp_path):
+    turn(root, 'train_0003', orientation, (96, 96))
+    accepted(tmp_path, tiny.SEGMENTOR)
+    assert re.search('WARNING - Looked at 16 of 16 masks of the train data.*: 1 of their images, .*train_0003.jpg for '
+                     "one, are turned .* color_type='color_ignore_orientation'", log(tmp_path))
+    (tmp_path / 'again').mkdir()
+    accepted(tmp_path / 'again', tiny.SEGMENTOR, options={
+        'train_dataloader.dataset.pipeline.0.color_type': 'color_ignore_orientation'})
+    assert 'by their EXIF tag' not in log(tmp_path / 'again')
+
+
+@pytest.mark.parametrize('sample', [32, 2])
+def test_a_label_of_16_bits(sample, root, tmp_path, monkeypatch):
+    """It was said to be 232; also outside of the sample."""
+    monkeypatch.setattr('mobileone_mm.datasets.masks.LIMIT', sample)
+    monkeypatch.setattr('mobileone_mm.datasets.masks._MORE', sample)
+    masks(root, lambda mask, path: Image.fromarray(np.full(mask.shape, 1000, np.uint16)).save(path), 'val_0003')
+    message = r'val_0003.png has values from 1000 to 1000, of which mmseg keeps the lowest eight bits'
+    runner_of(tmp_path, None, message, 'val')
