@@ -521,3 +521,31 @@ def test_a_label_of_16_bits(sample, root, tmp_path, monkeypatch):
     masks(root, lambda mask, path: Image.fromarray(np.full(mask.shape, 1000, np.uint16)).save(path), 'val_0003')
     message = r'val_0003.png has values from 1000 to 1000, of which mmseg keeps the lowest eight bits'
     runner_of(tmp_path, None, message, 'val')
+
+
+# --- segmentors' settings, and checkpoints to start from
+
+def test_reduce_zero_label_of_one_split(root, tmp_path):
+    masks(root, lambda mask, path: save(mask + (mask == 0), path))
+    refused(tmp_path, tiny.SEGMENTOR, 'train data has reduce_zero_label=True and the val data reduce_zero_label=False',
+            options={'train_dataloader.dataset.reduce_zero_label': True})
+
+
+def test_a_palette_of_more_classes(root, tmp_path):
+    options = {'train_dataloader.dataset.metainfo': dict(classes=('background', 'circle'), palette=[[0, 0, 0]] * 6)}
+    refused(tmp_path, tiny.SEGMENTOR, '2 classes and a palette of 6 colours. Write a palette', options=options)
+
+
+def test_a_checkpoint_to_go_on_from_with_the_classes_in_another_order(tiny_detector, root, tmp_path):
+    config, checkpoint = tiny_detector
+    change(root, lambda coco: coco['categories'].reverse())
+    options = {f'{split}_dataloader.dataset.metainfo.classes': CLASSES[::-1] for split in ('train', 'val')}
+    options |= {'custom_hooks': [dict(type='StopBeforeTraining', priority='LOWEST')]}
+    message = 'The checkpoint and the train data have the same classes in another order.*: circle.*: ring'
+    for more, error in ((dict(resume=checkpoint), message), (dict(), TO_TRAIN)):
+        cfg = prepare_train(config, work_dir=str(tmp_path / 'work'), cfg_options=options, **more)
+        cfg.load_from = str(checkpoint)
+        cfg.experiment_name = f'{tmp_path.name}_{next(_NUMBERS)}'
+        with pytest.raises((DataError, RuntimeError), match=error):
+            launch.train(cfg)
+    assert re.search(f'WARNING - {message}', log(tmp_path))

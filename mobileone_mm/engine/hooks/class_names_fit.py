@@ -6,7 +6,9 @@ from mmengine.registry import HOOKS
 from ...datasets.built import is_coco
 from ...datasets.classes import check_folders, check_names, check_same_names, read_classes
 from ...datasets.coco import read_categories
+from ...utils.errors import DataError
 from ...utils.logs import warn
+from ..resuming import is_resuming
 from .data_check import DataCheckHook, coco_of, datasets_of, metric_files, metrics_of
 
 
@@ -17,8 +19,9 @@ class ClassNamesFitHook(DataCheckHook):
     mmdet's CocoDataset and CocoMetric number labels in the order in which the file lists its categories, whatever the
     order of ``metainfo.classes``, and pass over names that the file lacks. Compared are ``metainfo.classes`` with the
     categories of a COCO file, of the dataset and of the metric; with the folders of a dataset of mmpretrain; those of
-    training and validation; and those of a checkpoint that is tested with the test data's. Of a COCO file only its
-    categories are parsed (half a second for 450 MB).
+    training and validation, for a segmentor with their ``reduce_zero_label``; and those of a checkpoint with the data
+    that it is tested or trained on: another order is an error when a run resumes, and a warning with ``load_from``,
+    whose last layer may be trained anew. Of a COCO file only its categories are parsed (half a second for 450 MB).
 
     Not compared are masks, which have no names, and COCO files that are not on this machine's disks, which is logged.
     To switch it off under our own tools: ``default_hooks.class_names_fit=None``.
@@ -55,12 +58,35 @@ class ClassNamesFitHook(DataCheckHook):
         if split == 'val' and 'train' in self._checked:
             trained = _classes(runner.train_dataloader.dataset, 'the train data')
             self._compare(trained, classes, 'The train data', 'the val data')
+            _check_zero_label(runner)
+        elif split == 'train' and self._trained is not None:
+            self._compare_start(runner, classes)
         elif split == 'test' and self._trained is not None:
             self._compare(self._trained, classes, 'The checkpoint', 'the test data')
 
     def _compare(self, trained, classes, data: str, other_data: str) -> None:
         if trained and classes and not isinstance(trained, str):
             check_same_names(trained, classes, data, other_data)
+
+    def _compare_start(self, runner, classes) -> None:
+        try:
+            self._compare(self._trained, classes, 'The checkpoint', 'the train data')
+        except DataError as error:
+            if is_resuming(runner):
+                raise
+            warn(str(error))
+
+
+def _check_zero_label(runner) -> None:
+    """By which mmseg subtracts 1 from all labels of a dataset."""
+    found = {split: {bool(dataset.reduce_zero_label) for dataset, _ in datasets_of(runner, split)
+                     if hasattr(dataset, 'reduce_zero_label')} for split in ('train', 'val')}
+    # Of a mixture, parts may have masks of their own kind each.
+    if all(len(values) == 1 for values in found.values()) and found['train'] != found['val']:
+        raise DataError(f"The train data has reduce_zero_label={found['train'].pop()} and the val data "
+                        f"reduce_zero_label={found['val'].pop()}, so labels mean different things. Write the same in "
+                        'all datasets; where their masks do differ, go on with --cfg-options '
+                        'default_hooks.class_names_fit=None')
 
 
 def _check_coco(dataset, classes: list[str], data: str) -> None:
