@@ -525,10 +525,14 @@ def test_a_label_of_16_bits(sample, root, tmp_path, monkeypatch):
 
 # --- segmentors' settings, and checkpoints to start from
 
-def test_reduce_zero_label_of_one_split(root, tmp_path):
+def test_reduce_zero_label_of_one_split(root, tmp_path, tiny_segmentor):
     masks(root, lambda mask, path: save(mask + (mask == 0), path))
     refused(tmp_path, tiny.SEGMENTOR, 'train data has reduce_zero_label=True and the val data reduce_zero_label=False',
             options={'train_dataloader.dataset.reduce_zero_label': True})
+    cfg = prepare_test(*tiny_segmentor, work_dir=str(tmp_path / 'work'),
+                       cfg_options={'test_dataloader.dataset.reduce_zero_label': True})
+    with pytest.raises(DataError, match='reduce_zero_label=False and the test data reduce_zero_label=True'):
+        launch.test(cfg)
 
 
 def test_a_palette_of_more_classes(root, tmp_path):
