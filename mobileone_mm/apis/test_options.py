@@ -5,6 +5,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from ..datasets.check import check_data, datasets, evaluators
+from ..datasets.pipelines import check_flips
 from ..deploy.exported_model import use_exported
 from ..deploy.reader import is_exported
 from ..utils.errors import ArgumentError, ConfigError
@@ -67,6 +68,8 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
         _draw(cfg, show, show_dir and str(show_dir), wait_time)
     if tta:
         _use_tta(cfg)
+    else:
+        check_flips(cfg, 'test')
     if out is not None:
         _write_predictions(cfg, str(out))
     check_data(cfg, ('test', ))

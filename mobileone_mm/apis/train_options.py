@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from ..datasets.check import check_data
+from ..datasets.pipelines import check_flips
 from ..utils.errors import ArgumentError, ConfigError
 from ..utils.types import type_name
 from .options import check_checkpoint, load_config
@@ -57,6 +58,7 @@ def prepare_train(config: str | Path, *, work_dir: str | Path | None = None, amp
             check_checkpoint(checkpoint)
             cfg.resume = True
             cfg.load_from = checkpoint
+    check_flips(cfg, 'val')
     check_data(cfg, ('train', 'val'))
     return cfg
 

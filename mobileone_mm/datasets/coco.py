@@ -25,6 +25,7 @@ _REMEDIES = {
     'area': 'Write the number of pixels of its mask, or width * height of its bbox',
     'name': 'Write its name',
 }
+_SLACK, _MANY_BEYOND = 2, 0.2  # pixels, and the share of boxes, that may be rounding or cut objects
 _WINDOW = 1 << 12  # bytes that are parsed at first, more where that is not enough
 
 
@@ -131,6 +132,25 @@ def check_entries(content: dict, file: str, parts: tuple[str, ...] = tuple(_KEYS
     warn(f'{file}: annotations[{index}] (id {entry["id"]}) has {key} {entry[key]!r}, which none of the '
          f'{len(ids[part])} {part} has{_other_type(entry[key], ids[part])}. mm leaves such annotations out, here '
          f'{len({index for index, _, _ in orphans})} of {len(content["annotations"])}.')
+
+
+def warn_of_corners(content: dict, file: str) -> None:
+    """Warn where many boxes reach beyond their image, as those do that are written by two corners.
+
+    Args:
+        content: As read from JSON, and looked through by :func:`check_entries`.
+        file: Its name, for the message.
+    """
+    images = {image['id']: image for image in content.get('images') or []}
+    boxes = [(entry['bbox'], images[entry['image_id']]) for entry in content.get('annotations') or []
+             if entry['image_id'] in images]
+    beyond = [(box, image) for box, image in boxes
+              if box[0] + box[2] > image['width'] + _SLACK or box[1] + box[3] > image['height'] + _SLACK]
+    if len(beyond) > _MANY_BEYOND * len(boxes):
+        box, image = beyond[0]
+        warn(f'{file}: {len(beyond)} of {len(boxes)} boxes reach beyond their image, such as bbox={box} in '
+             f'{image["file_name"]} of {image["width"]}x{image["height"]}. bbox is [x, y, width, height], '
+             'not [x1, y1, x2, y2]: check what wrote the file.')
 
 
 def _other_type(value: object, ids: set) -> str:

@@ -12,6 +12,8 @@ from .check import datasets, evaluators
 from .classes import check_available, check_names, config_classes
 from .coco import check_entries, read_categories, read_coco
 
+_PALETTE = 'palette does not match classes'  # as mmseg's datasets begin to say it
+
 
 def explain_annotations(cfg: Config, splits: tuple[str, ...], cause: Exception) -> None:
     """Look for what mm stumbled over in the annotations of a config. It costs nothing where nothing failed.
@@ -22,7 +24,8 @@ def explain_annotations(cfg: Config, splits: tuple[str, ...], cause: Exception) 
         cause: What mm raised.
 
     Raises:
-        DataError: Naming the file and entry, or the names that a dataset does not have, or that no image is left.
+        DataError: Naming the file and entry, the names that a dataset does not have, a palette of another length, or
+            that no image is left.
     """
     # What mmengine's BaseDataset says when it keeps the list of its images.
     no_images = isinstance(cause, ValueError) and str(cause) == 'need at least one array to concatenate'
@@ -32,6 +35,8 @@ def explain_annotations(cfg: Config, splits: tuple[str, ...], cause: Exception) 
                 check_entries(read_coco(file), file)
             for dataset in _datasets(cfg, split):
                 _check_names(cfg, dataset, no_images)
+                if isinstance(cause, ValueError) and str(cause).startswith(_PALETTE):
+                    _check_palette(cfg, dataset)
         if no_images:
             raise DataError("No images are left of a dataset's annotations. Check ann_file, filter_cfg, and that "
                             "metainfo['classes'] are the names in the annotations.")
@@ -72,6 +77,16 @@ def _check_names(cfg: Config, dataset: dict, no_images: bool) -> None:
         check_available(classes, [category['name'] for category in read_categories(file)], kind.__name__, file)
     elif own and hasattr(kind, 'get_label_map'):  # mmseg's, which take some classes of their own
         check_available(classes, own, kind.__name__, 'its METAINFO')
+
+
+def _check_palette(cfg: Config, dataset: dict) -> None:
+    own = getattr(_kind(cfg, dataset), 'METAINFO', {})
+    classes = config_classes(dataset) or own.get('classes') or ()
+    palette = (dataset.get('metainfo') or {}).get('palette', own.get('palette')) or ()
+    if palette and len(palette) != len(classes):
+        raise DataError(f'The metainfo of {type_name(dataset)} has {len(classes)} classes and a palette of '
+                        f'{len(palette)} colours. Write a palette with a colour for each class beside classes, or '
+                        'palette=None for random ones, in the metainfo of all datasets.')
 
 
 def _coco_files(cfg: Config, split: str) -> Iterator[str]:

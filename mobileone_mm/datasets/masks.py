@@ -17,7 +17,8 @@ IGNORED = 255
 def check_masks(dataset: Any, data: str, ignored: Collection[int] = (IGNORED, )) -> None:
     """Load a sample of masks as a dataset of mmseg does, and look at their labels.
 
-    At how many it looked is logged, and a warning where they have one label only.
+    At how many it looked is logged, and a warning where they have one label only, or where images are turned in a way
+    that keeps their size.
 
     Args:
         dataset: A built dataset of mmseg.
@@ -31,7 +32,7 @@ def check_masks(dataset: Any, data: str, ignored: Collection[int] = (IGNORED, ))
     classes = dataset.metainfo.get('classes')
     if load is None or not classes or not len(dataset):
         return
-    seen, looked = set(), 0
+    seen, looked, turned = set(), 0, []
     first = spread(len(dataset), LIMIT)
     more = [index for index in spread(len(dataset), _MORE) if index not in set(first)]
     for index in first + more:
@@ -43,8 +44,8 @@ def check_masks(dataset: Any, data: str, ignored: Collection[int] = (IGNORED, ))
             continue
         looked += 1
         path = info.get('seg_map_path')
-        if mask.ndim == 2:
-            _check_size(path, mask, load_image, info)
+        if mask.ndim == 2 and _check_size(path, mask, load_image, info):
+            turned.append(info['img_path'])
         seen |= check_mask(mask, path, data, classes, ignored, bool(getattr(dataset, 'reduce_zero_label', False)))
         if looked <= len(first):
             _check_depth(path)
@@ -52,6 +53,11 @@ def check_masks(dataset: Any, data: str, ignored: Collection[int] = (IGNORED, ))
         return
     sample = f'Looked at {looked} of {len(dataset)} masks of {data}'
     labels = sorted(map(int, seen - set(ignored)))
+    if turned:
+        warn(f'{sample}: {len(turned)} of their images, {turned[0]} for one, are turned or mirrored by their EXIF tag '
+             'when they are loaded, in a way that keeps width and height; masks are not. Look whether they fit; where '
+             "they do not, write color_type='color_ignore_orientation' in LoadImageFromFile of all datasets, or save "
+             'the images turned.')
     tell(f'{sample}: they have {len(labels)} of its {len(classes)} labels.')
     if len(labels) < 2 <= len(classes):
         shown = ', '.join(map(str, sorted(map(int, seen))))
@@ -92,6 +98,7 @@ def check_mask(mask: np.ndarray, path: str, data: str, classes: Collection[str],
     surplus = sorted(label for label in labels - set(ignored) if not 0 <= label < max(len(classes), 2))
     if not surplus:
         return labels
+    _check_depth(path)  # whose labels are not those in the file
     count = len(classes)
     if surplus == [count] and not reduces_zero:
         remedy = (f'If labels begin at 1 and 0 is no class, write reduce_zero_label=True in all datasets; if 0 is a '
@@ -111,19 +118,19 @@ def _loaded(load: Any, info: dict) -> np.ndarray | None:
     return (results or {}).get('gt_seg_map')
 
 
-def _check_size(path: str, mask: np.ndarray, load_image: Any, info: dict) -> None:
-    """Against the image, which mmcv turns by its EXIF tag, and the mask not."""
+def _check_size(path: str, mask: np.ndarray, load_image: Any, info: dict) -> bool:
+    """Against the image, which mmcv turns by its EXIF tag, and the mask not; whether it is turned to the same size."""
     try:
         with Image.open(info['img_path']) as image:
             size, tag = image.size, image.getexif().get(0x0112, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return
-    if load_image is None or (size == mask.shape[::-1] and tag < 5):
-        return
+        return False
+    if load_image is None or (size == mask.shape[::-1] and tag < 2):
+        return False
     try:
         got = load_image(dict(info))['img'].shape[1::-1]
     except Exception:  # as for a mask
-        return
+        return False
     if got != mask.shape[::-1]:
         turned = (": the image's EXIF tag turns it. Write color_type='color_ignore_orientation' in "
                   'LoadImageFromFile of all datasets, or save the image turned') \
@@ -131,10 +138,12 @@ def _check_size(path: str, mask: np.ndarray, load_image: Any, info: dict) -> Non
             '. Save them in the same size, the mask resized without interpolation'
         raise DataError(f'{path} has {mask.shape[1]}x{mask.shape[0]} pixels (width x height), but '
                         f'{info["img_path"]} is loaded with {got[0]}x{got[1]}{turned}.')
+    keeps_size = tag in (2, 3, 4) or (tag in (5, 6, 7, 8) and size == size[::-1])
+    return keeps_size and getattr(load_image, 'color_type', 'color') in ('color', 'grayscale')
 
 
 def _check_depth(path: str) -> None:
-    """mmseg cuts off all but the lowest eight bits."""
+    """Of a file with more than eight bits, of which mmseg cuts off all but the lowest."""
     try:
         with Image.open(path) as image:
             extrema = image.getextrema() if image.mode.startswith(('I', 'F')) else None

@@ -430,3 +430,126 @@ def test_iscrowd_is_taken_as_0(root, tmp_path):
     result = python('tools/train.py', config, '--work-dir', tmp_path / 'work', '--cfg-options',
                     'train_cfg.max_epochs=1', SHAPES_ROOT=root)
     assert re.search(r'val.json: (\d+) of \1 annotations have no iscrowd. It is taken as 0', result.stdout)
+
+
+# --- pipelines
+
+@pytest.mark.parametrize('text', [tiny.DETECTOR, tiny.SEGMENTOR], ids=['detector', 'segmentor'])
+def test_a_flip_where_predictions_are_evaluated(text, root, tmp_path):
+    """The pipeline of training, copied: a perfect model had 28 mIoU, or 0 mAP."""
+    from mobileone_mm.utils.errors import ConfigError
+    config = tiny.write_config(tmp_path, text, """
+val_dataloader['dataset'] = dict(pipeline=_base_.train_dataloader.dataset.pipeline)
+test_dataloader['dataset'] = dict(pipeline=_base_.train_dataloader.dataset.pipeline)
+""")
+    (tmp_path / 'any.pth').touch()
+    with pytest.raises(ConfigError, match=r'in val_dataloader flips images: RandomFlip with prob=\[0.25, 0.25\]'):
+        prepare_train(config, work_dir=str(tmp_path / 'work'))
+    with pytest.raises(ConfigError, match='in test_dataloader flips images.*Remove it .* test with --tta'):
+        prepare_test(config, tmp_path / 'any.pth', work_dir=str(tmp_path / 'work'))
+    prepare_test(config, tmp_path / 'any.pth', work_dir=str(tmp_path / 'work'), tta=True)
+
+
+def test_flips_that_leave_the_truth_alone():
+    from mobileone_mm.datasets.pipelines import check_flips
+    flip, load = dict(type='RandomFlip', prob=0.5), dict(type='LoadAnnotations')
+    for pipeline in ([flip, load], [load, dict(flip, prob=0.)], [load, dict(type='TestTimeAug', transforms=[[flip]])]):
+        check_flips(Config(dict(default_scope='mmseg', val_dataloader=dict(dataset=dict(pipeline=pipeline)))), 'val')
+
+
+# --- several datasets under one metric
+
+def two_parts(second):
+    return f"""
+part = dict(_base_.val_dataloader.dataset)
+val_dataloader['dataset'] = dict(_delete_=True, type='ConcatDataset', datasets=[part, dict(part, ann_file={second!r})])
+"""
+
+
+def test_parts_with_the_same_ids(root, tmp_path):
+    """The score was a tenth of the true one, or a trace ended the validation."""
+    shutil.copy(root / 'annotations' / VAL, root / 'annotations' / 'other.json')
+    more = two_parts('annotations/other.json')
+    refused(tmp_path, tiny.DETECTOR, 'instances_val.json.* and the val data .*other.json.* both have an image with the '
+            'id 0, .* Merge the annotation files into one', more)
+    change(root, lambda coco: [image.update(id=image['id'] + 100) for image in coco['images']], 'other.json')
+    refused(tmp_path, tiny.DETECTOR, 'val.json, the ann_file of the evaluator, has no image with the id 100, but the '
+            'val data .*other.json.* Merge', more)
+
+
+def test_parts_of_one_file(root, tmp_path):
+    for part, name in ((slice(0, 4), 'first.json'), (slice(4, None), 'second.json')):
+        shutil.copy(root / 'annotations' / VAL, root / 'annotations' / name)
+        change(root, lambda coco, part=part: coco.update(images=coco['images'][part]), name)
+    accepted(tmp_path, tiny.DETECTOR, two_parts('annotations/second.json'), {
+        'val_dataloader.dataset.datasets.0.ann_file': 'annotations/first.json'})
+
+
+def test_boxes_by_two_corners_are_a_warning(root, tmp_path):
+    def corners(coco):
+        for entry in coco['annotations']:
+            x, y, width, height = entry['bbox']
+            entry['bbox'] = [x, y, x + width, y + height]
+    accepted(tmp_path, tiny.DETECTOR)
+    assert 'boxes reach beyond' not in log(tmp_path)
+    change(root, corners)
+    accepted(tmp_path, tiny.DETECTOR)
+    for name in (TRAIN, VAL):
+        assert re.search(rf'WARNING - .*{name}: \d+ of \d+ boxes reach beyond .* bbox is \[x, y, width, height\]',
+                         log(tmp_path))
+
+
+# --- masks and their images, once more
+
+@pytest.mark.parametrize('orientation', [3, 6])
+def test_square_images_turned_by_exif_beside_masks(orientation, root, tmp_path):
+    turn(root, 'train_0003', orientation, (96, 96))
+    accepted(tmp_path, tiny.SEGMENTOR)
+    assert re.search('WARNING - Looked at 16 of 16 masks of the train data.*: 1 of their images, .*train_0003.jpg for '
+                     "one, are turned .* color_type='color_ignore_orientation'", log(tmp_path))
+    (tmp_path / 'again').mkdir()
+    accepted(tmp_path / 'again', tiny.SEGMENTOR, options={
+        'train_dataloader.dataset.pipeline.0.color_type': 'color_ignore_orientation'})
+    assert 'by their EXIF tag' not in log(tmp_path / 'again')
+
+
+@pytest.mark.parametrize('sample', [32, 2])
+def test_a_label_of_16_bits(sample, root, tmp_path, monkeypatch):
+    """It was said to be 232; also outside of the sample."""
+    monkeypatch.setattr('mobileone_mm.datasets.masks.LIMIT', sample)
+    monkeypatch.setattr('mobileone_mm.datasets.masks._MORE', sample)
+    masks(root, lambda mask, path: Image.fromarray(np.full(mask.shape, 1000, np.uint16)).save(path), 'val_0003')
+    message = r'val_0003.png has values from 1000 to 1000, of which mmseg keeps the lowest eight bits'
+    runner_of(tmp_path, None, message, 'val')
+
+
+# --- segmentors' settings, and checkpoints to start from
+
+def test_reduce_zero_label_of_one_split(root, tmp_path, tiny_segmentor):
+    masks(root, lambda mask, path: save(mask + (mask == 0), path))
+    refused(tmp_path, tiny.SEGMENTOR, 'train data has reduce_zero_label=True and the val data reduce_zero_label=False',
+            options={'train_dataloader.dataset.reduce_zero_label': True})
+    cfg = prepare_test(*tiny_segmentor, work_dir=str(tmp_path / 'work'),
+                       cfg_options={'test_dataloader.dataset.reduce_zero_label': True})
+    with pytest.raises(DataError, match='reduce_zero_label=False and the test data reduce_zero_label=True'):
+        launch.test(cfg)
+
+
+def test_a_palette_of_more_classes(root, tmp_path):
+    options = {'train_dataloader.dataset.metainfo': dict(classes=('background', 'circle'), palette=[[0, 0, 0]] * 6)}
+    refused(tmp_path, tiny.SEGMENTOR, '2 classes and a palette of 6 colours. Write a palette', options=options)
+
+
+def test_a_checkpoint_to_go_on_from_with_the_classes_in_another_order(tiny_detector, root, tmp_path):
+    config, checkpoint = tiny_detector
+    change(root, lambda coco: coco['categories'].reverse())
+    options = {f'{split}_dataloader.dataset.metainfo.classes': CLASSES[::-1] for split in ('train', 'val')}
+    options |= {'custom_hooks': [dict(type='StopBeforeTraining', priority='LOWEST')]}
+    message = 'The checkpoint and the train data have the same classes in another order.*: circle.*: ring'
+    for more, error in ((dict(resume=checkpoint), message), (dict(), TO_TRAIN)):
+        cfg = prepare_train(config, work_dir=str(tmp_path / 'work'), cfg_options=options, **more)
+        cfg.load_from = str(checkpoint)
+        cfg.experiment_name = f'{tmp_path.name}_{next(_NUMBERS)}'
+        with pytest.raises((DataError, RuntimeError), match=error):
+            launch.train(cfg)
+    assert re.search(f'WARNING - {message}', log(tmp_path))

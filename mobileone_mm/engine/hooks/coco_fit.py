@@ -5,13 +5,15 @@ from mmengine.registry import HOOKS
 
 from ...datasets.boxes import nothing_to_learn
 from ...datasets.built import is_coco, spread
-from ...datasets.coco import check_entries, read_coco
+from ...datasets.coco import check_entries, read_coco, warn_of_corners
 from ...datasets.explain import check_unbuilt
 from ...datasets.sizes import check_sizes
 from ...utils.errors import DataError
 from ...utils.logs import tell, warn
 from .data_check import DataCheckHook, coco_of, datasets_of, metric_files, metrics_of
 
+_ONE_FILE = ('Merge the annotation files into one, with an id for each image, and write one dataset and the evaluator '
+             'with it, instead of several datasets')
 _SWITCH = 'To go on anyway: --cfg-options default_hooks.coco_fit=None'
 
 
@@ -30,7 +32,9 @@ class CocoFitHook(DataCheckHook):
       and test data, this is a warning.
     - Before training also the files of the test data, entries and names of classes: a warning, as
       they are not used yet.
-    - A metric whose file has other images than the dataset, of which at most 200 are compared.
+    - A metric whose file has other images than the dataset, of which at most 200 are compared; of several datasets,
+      an id that images of two of them have.
+    - Boxes that look like x1, y1, x2, y2: a warning.
 
     To switch it off under our own tools: ``default_hooks.coco_fit=None``.
 
@@ -64,9 +68,12 @@ class CocoFitHook(DataCheckHook):
         for coco, file in metrics:
             check_entries(coco.dataset, file)
             self._fill_iscrowd(coco, file)
-            if len(pairs) == 1:
-                _check_images(coco, file, *pairs[0])
+            warn_of_corners(coco.dataset, file)
+            for dataset, data in pairs:
+                _check_images(coco, file, dataset, data, len(pairs))
             self._files.add(osp.abspath(file))
+        if metrics and len(pairs) > 1:
+            _check_parts(pairs, metrics[0][1])
         for dataset, _ in pairs:
             if osp.isfile(dataset.ann_file) and osp.abspath(dataset.ann_file) not in self._files:
                 self._check_file(dataset.ann_file)
@@ -85,7 +92,9 @@ class CocoFitHook(DataCheckHook):
             tell(f'{file} has {size:.0f} MB, more than max_megabytes={self.max_megabytes} of CocoFitHook: its entries '
                  'were not looked through before.')
         else:
-            check_entries(read_coco(file), file)
+            content = read_coco(file)
+            check_entries(content, file)
+            warn_of_corners(content, file)
 
     @staticmethod
     def _fill_iscrowd(coco, file: str) -> None:
@@ -96,7 +105,7 @@ class CocoFitHook(DataCheckHook):
             tell(f'{file}: {len(lacking)} of {len(coco.anns)} annotations have no iscrowd. It is taken as 0.')
 
 
-def _check_images(coco, file: str, dataset, data: str) -> None:
+def _check_images(coco, file: str, dataset, data: str, parts: int = 1) -> None:
     """A metric finds the truth of an image by its id, whatever image has that id in its file."""
     for index in spread(len(dataset), 200):
         info = dataset.get_data_info(index)
@@ -104,5 +113,18 @@ def _check_images(coco, file: str, dataset, data: str) -> None:
         name = osp.basename(info['img_path'])
         if image is None or osp.basename(image['file_name']) != name:
             got = 'no image' if image is None else repr(image['file_name'])
+            remedy = 'Give the evaluator the ann_file of its dataset' if parts == 1 else _ONE_FILE
             raise DataError(f'{file}, the ann_file of the evaluator, has {got} with the id {info["img_id"]!r}, but '
-                            f'{data} has {name!r}. Give the evaluator the ann_file of its dataset.')
+                            f'{data} has {name!r}. {remedy}.')
+
+
+def _check_parts(pairs: list[tuple], file: str) -> None:
+    """Of images with one id, a metric keeps one. Images of parts may have one name, each in its folder."""
+    owners = {}
+    for part, (dataset, data) in enumerate(pairs):
+        for index in range(len(dataset)):
+            id_ = dataset.get_data_info(index).get('img_id')
+            first = owners.setdefault(id_, part)
+            if first != part:
+                raise DataError(f'{pairs[first][1]} and {data} both have an image with the id {id_!r}, which the '
+                                f'evaluator, with {file}, takes for one image. {_ONE_FILE}.')
