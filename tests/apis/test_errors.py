@@ -239,10 +239,10 @@ def test_reading_a_config_leaves_the_environment_as_it_is(tmp_path, monkeypatch)
 def test_the_apis_return_what_a_runner_returns(tiny_detector, shapes_root, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes_root))
     config, checkpoint = tiny_detector
-    metrics = run_test(prepare_test(config, checkpoint, work_dir=tmp_path / 'test', show_dir=tmp_path / 'drawn'))
+    metrics = run_test(prepare_test(config, checkpoint, work_dir=tmp_path / 'test'))
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
-    assert Config.fromfile(next((tmp_path / 'test').glob('*.py'))).default_hooks.visualization.test_out_dir == \
-        str(tmp_path / 'drawn')
+    prepare_test(config, checkpoint, work_dir=tmp_path, show_dir=tmp_path / 'drawn').dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').default_hooks.visualization.test_out_dir == str(tmp_path / 'drawn')
     model = train(prepare_train(config, work_dir=tmp_path / 'train', cfg_options={'train_cfg.max_epochs': 1}))
     assert type(model).__name__ == 'SingleStageDetector'
 

@@ -3,6 +3,7 @@ import itertools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -553,3 +554,38 @@ def test_a_checkpoint_to_go_on_from_with_the_classes_in_another_order(tiny_detec
         with pytest.raises((DataError, RuntimeError), match=error):
             launch.train(cfg)
     assert re.search(f'WARNING - {message}', log(tmp_path))
+
+
+# --- VOC's XML files
+
+def as_xml(root):
+    """The COCO file of the train data as one XML per image, with a list; returns a dataset's config for it."""
+    content = json.loads((root / 'annotations' / TRAIN).read_text())
+    names = {each['id']: each['name'] for each in content['categories']}
+    folder = root / 'Annotations'
+    folder.mkdir()
+    for image in content['images']:
+        objects = ''
+        for each in content['annotations']:
+            if each['image_id'] == image['id']:
+                x, y, w, h = each['bbox']
+                sides = dict(xmin=x + 1, ymin=y + 1, xmax=x + w + 1, ymax=y + h + 1)
+                box = ''.join(f'<{side}>{value:.0f}</{side}>' for side, value in sides.items())
+                objects += f'<object><name>{names[each["category_id"]]}</name><bndbox>{box}</bndbox></object>'
+        size = f'<size><width>{image["width"]}</width><height>{image["height"]}</height><depth>3</depth></size>'
+        (folder / f'{Path(image["file_name"]).stem}.xml').write_text(f'<annotation>{size}{objects}</annotation>')
+    (root / 'train.txt').write_text('\n'.join(sorted(path.stem for path in folder.iterdir())))
+    return (f"\ntrain_dataloader['dataset'] = dict(_delete_=True, type='XMLDataset', data_root=r'{root}', "
+            "ann_file='train.txt', data_prefix=dict(sub_data_root=''), pipeline=_base_.train_pipeline, "
+            "metainfo=dict(classes=CLASSES))\n")
+
+
+def test_xml_files_without_a_class_of_the_config_and_turned_images(root, tmp_path):
+    dataset = as_xml(root)
+    names = "('circle', 'square', 'triangle', 'star', 'ring')"
+    accepted(tmp_path, tiny.DETECTOR + dataset.replace('CLASSES', names))
+    refused(tmp_path, tiny.DETECTOR + dataset.replace('CLASSES', "('a', 'b', 'c', 'd', 'e')"),
+            'the train data: None of the .* images has a box that mm keeps')
+    turn(root, 'train_0003', 6)
+    accepted(tmp_path, tiny.DETECTOR + dataset.replace('CLASSES', names))
+    assert 'WARNING - 1 of these, train_0003.jpg for one, are turned or mirrored by their EXIF tag' in log(tmp_path)

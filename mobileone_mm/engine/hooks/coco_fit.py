@@ -4,7 +4,7 @@ import os.path as osp
 from mmengine.registry import HOOKS
 
 from ...datasets.boxes import nothing_to_learn
-from ...datasets.built import is_coco, spread
+from ...datasets.built import is_coco, is_kind, spread
 from ...datasets.coco import check_entries, read_coco, warn_of_corners
 from ...datasets.explain import check_unbuilt
 from ...datasets.sizes import check_sizes
@@ -78,6 +78,9 @@ class CocoFitHook(DataCheckHook):
             if osp.isfile(dataset.ann_file) and osp.abspath(dataset.ann_file) not in self._files:
                 self._check_file(dataset.ann_file)
                 self._files.add(osp.abspath(dataset.ann_file))
+        # VOC's XML files too, which mm holds in the same form.
+        pairs = [(dataset, data) for dataset, data in datasets_of(runner, split)
+                 if is_coco(dataset) or is_kind(dataset, 'XMLDataset')]
         reason = nothing_to_learn(dataset for dataset, _ in pairs) if pairs else None
         if reason and split == 'train':
             raise DataError(f'{pairs[0][1]}: {reason}. {_SWITCH}.')
