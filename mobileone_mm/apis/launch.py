@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..datasets.explain import explain_annotations
-from ..engine.build_errors import explained_build_errors
+from ..engine.build_errors import explained_build_errors, warn_of_dropped
 from ..engine.saving import check_checkpoint_hooks
 from ..utils.errors import DataError, DiskError, MobileOneError
 from ..utils.types import type_name
@@ -46,6 +46,7 @@ def build_runner(cfg: Config) -> Runner:
     with explained_build_errors(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     check_checkpoint_hooks(runner)
+    warn_of_dropped(cfg)
     return runner
 
 

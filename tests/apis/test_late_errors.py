@@ -2,9 +2,11 @@
 import pytest
 import torch
 
+from mobileone_mm.apis import launch
 from mobileone_mm.apis.test_options import prepare_test
 from mobileone_mm.apis.train_options import prepare_train
-from mobileone_mm.utils.errors import ConfigError, MissingFileError
+from mobileone_mm.datasets.shapes import make_shapes
+from mobileone_mm.utils.errors import ArgumentError, ConfigError, MissingFileError
 from tests.support import tiny
 
 
@@ -16,6 +18,10 @@ def segmentor(tmp_path, monkeypatch, shapes_root):
 
 def prepared(config, work_dir, **options):
     return prepare_train(config, work_dir=work_dir, cfg_options=options)
+
+
+def log_of(work_dir):
+    return next(work_dir.glob('*/*.log')).read_text(encoding='utf-8')
 
 
 def test_load_from_that_is_no_file(segmentor, tmp_path):
@@ -53,3 +59,34 @@ def test_a_part_of_testing_that_is_none(segmentor, tmp_path):
                              ({'test_dataloader.dataset': None}, 'test_dataloader has no dataset')):
         with pytest.raises(ConfigError, match=message):
             prepare_test(segmentor, tmp_path / 'a.pth', work_dir=tmp_path / 'work', cfg_options=options)
+
+
+def test_a_seed_below_zero(tmp_path):
+    with pytest.raises(ArgumentError, match='The seed must be at least 0, got -1'):
+        make_shapes(tmp_path / 'shapes', 1, 1, seed=-1)
+
+
+def test_a_type_in_other_capitals(segmentor, tmp_path):
+    cfg = prepared(segmentor, tmp_path / 'work', **{'optim_wrapper.optimizer.type': 'sgd'})
+    with pytest.raises(ConfigError, match=r"has no optimizer 'sgd'\. Did you mean .*\bSGD\b"):
+        launch.train(cfg)
+
+
+def test_an_argument_that_a_metric_drops(segmentor, tmp_path):
+    launch.build_runner(prepared(segmentor, tmp_path / 'a', **{
+        'val_evaluator.iou_metric': 'mIoU', 'test_evaluator.keep_results': True}))
+    log = log_of(tmp_path / 'a')
+    assert "val_evaluator (IoUMetric) ignores 'iou_metric', which it does not know. Did you mean 'iou_metrics'?" in log
+    assert 'keep_results' not in log.split('ignores')[1].split('.')[0]
+
+
+def test_a_best_metric_that_does_not_exist(segmentor, tmp_path):
+    """Nothing is lost, also where no checkpoint is due yet."""
+    options = {'default_hooks.checkpoint.save_best': 'mIOU', 'default_hooks.checkpoint.interval': 2}
+    with pytest.raises(ConfigError, match=r"save_best is 'mIOU'.* Did you mean 'mIoU'\? It gives aAcc, mIoU, mAcc.*"
+                                          r"epoch_1\.pth' is complete"):
+        launch.train(prepared(segmentor, tmp_path / 'work', **options))
+    options['default_hooks.checkpoint.save_best'] = 'mIoU'
+    launch.train(prepare_train(segmentor, work_dir=tmp_path / 'work', resume='auto', cfg_options=options))
+    names = {path.name for path in (tmp_path / 'work').glob('*.pth')}
+    assert {'epoch_1.pth', 'epoch_2.pth', 'best_mIoU_epoch_2.pth'} <= names
