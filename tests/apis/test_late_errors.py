@@ -1,6 +1,7 @@
 """What used to end in a traceback late in a run, or to pass without a word, is said in one line at the start."""
 import pytest
 import torch
+from mmengine.config import Config
 
 from mobileone_mm.apis import launch
 from mobileone_mm.apis.test_options import prepare_test
@@ -90,3 +91,31 @@ def test_a_best_metric_that_does_not_exist(segmentor, tmp_path):
     launch.train(prepare_train(segmentor, work_dir=tmp_path / 'work', resume='auto', cfg_options=options))
     names = {path.name for path in (tmp_path / 'work').glob('*.pth')}
     assert {'epoch_1.pth', 'epoch_2.pth', 'best_mIoU_epoch_2.pth'} <= names
+
+
+class Images:
+    """A dataset of images in two folders."""
+
+    def __init__(self, *paths):
+        self.paths = paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def get_data_info(self, index):
+        return dict(img_path=self.paths[index])
+
+
+@pytest.mark.parametrize('cfg, told', [
+    (dict(test_evaluator=dict(type='IoUMetric', output_dir='out')), True),
+    (dict(default_hooks=dict(visualization=dict(test_out_dir='out'))), True),
+    (dict(default_hooks=dict(visualization=dict(enable=True, out_dir='out'))), True), (dict(), False)], ids=str)
+def test_images_of_equal_names(cfg, told, monkeypatch):
+    lines = []
+    monkeypatch.setattr(launch, 'warn', lines.append)
+    launch._warn_of_equal_names(Config(cfg), Images('a/1.jpg', 'b/2.jpg', 'b/3.jpg'))
+    assert not lines
+    launch._warn_of_equal_names(Config(cfg), Images('a/1.jpg', 'b/1.jpg', 'b/2.jpg'))
+    assert bool(lines) == told
+    if told:
+        assert "3 images have 2 different names" in lines[0] and "'out'" in lines[0] and 'here of 1.' in lines[0]
