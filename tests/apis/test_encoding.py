@@ -119,3 +119,11 @@ def test_names_in_a_locale_of_another_encoding(who, data, tmp_path, monkeypatch)
     monkeypatch.setattr('pycocotools.coco.open', latin_open, raising=False)
     with pytest.raises(DataError, match=rf"_{read}\.json has a category 'kružnice', and pycocotools.*PYTHONUTF8=1"):
         launch.train(prepare_train(config, work_dir=tmp_path / 'work'))
+
+
+def test_annotations_that_are_not_in_utf8(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', str(data))
+    file = data / 'annotations' / 'instances_train.json'
+    file.write_bytes(file.read_text(encoding='utf-8').encode('iso8859-2'))
+    with pytest.raises(DataError, match=r'instances_train\.json is not in UTF-8: .* Save it as UTF-8'):
+        launch.train(prepare_train(tiny.write_config(tmp_path, tiny.DETECTOR), work_dir=tmp_path / 'work'))
