@@ -1,7 +1,9 @@
 """Training and testing in mmengine's Runner, with errors that say what to do."""
 import errno
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -11,10 +13,12 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from ..datasets.check import evaluators
 from ..datasets.explain import explain_annotations
-from ..engine.build_errors import explained_build_errors
+from ..engine.build_errors import explained_build_errors, warn_of_dropped
 from ..engine.saving import check_checkpoint_hooks
-from ..utils.errors import DataError, DiskError, MobileOneError
+from ..utils.errors import DataError, DiskError, MobileOneError, some
+from ..utils.logs import warn
 from ..utils.types import type_name
 from .train_options import latest_checkpoint
 
@@ -46,6 +50,7 @@ def build_runner(cfg: Config) -> Runner:
     with explained_build_errors(cfg):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     check_checkpoint_hooks(runner)
+    warn_of_dropped(cfg)
     return runner
 
 
@@ -100,8 +105,25 @@ def test(cfg: Config) -> dict[str, float]:
     """
     runner = build_runner(cfg)
     with explained_build_errors(cfg), _explained_data_errors(cfg, ('test', )):
-        _ = runner.test_loop
+        loop = runner.test_loop
+    _warn_of_equal_names(cfg, loop.dataloader.dataset)
     return runner.test()
+
+
+def _warn_of_equal_names(cfg: Config, dataset) -> None:
+    """Say that drawn images or masks overwrite each other: mm names them by the image's file, without its folder."""
+    drawn = (cfg.get('default_hooks') or {}).get('visualization') or {}
+    folders = [drawn.get('test_out_dir'), drawn.get('enable') and drawn.get('out_dir'),
+               *(each.get('output_dir') for each in evaluators(cfg, 'test') if isinstance(each, dict))]
+    folder = next(filter(None, folders), None)
+    if folder is None or not hasattr(dataset, 'get_data_info'):
+        return
+    paths = {dataset.get_data_info(index).get('img_path') for index in range(len(dataset))} - {None}
+    counts = Counter(Path(path).stem for path in paths)
+    equal = [name for name, count in counts.items() if count > 1]
+    if equal:
+        warn(f'{len(paths)} images have {len(counts)} different names, as folders do not count: what is written to '
+             f'{folder!r} for images of equal names is overwritten, here of {some(equal)}. Give them different names.')
 
 
 def _add_checks(cfg: Config) -> None:

@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from ..engine.config import config_from_file
 from ..engine.overrides import override
-from ..utils.errors import DiskError, MissingFileError
+from ..utils.errors import ConfigError, DiskError, MissingFileError
 
 
 def load_config(config: str | Path, *, work_dir: str | Path | None = None, cfg_options: dict | None = None,
@@ -50,11 +50,43 @@ def _check_work_dir(work_dir: str) -> None:
                         '--work-dir.') from error
 
 
-def check_checkpoint(checkpoint: str) -> None:
+def check_checkpoint(checkpoint: str, of: str = '') -> None:
     """Check that a checkpoint exists, unless it is named by URL.
 
+    Args:
+        checkpoint: Its path, in which mmengine takes ``~`` for the home folder, or its URL.
+        of: The setting that names it, for the message.
+
     Raises:
-        MissingFileError: It does not.
+        MissingFileError: It does not, or is a folder.
     """
-    if '://' not in checkpoint and not osp.isfile(checkpoint):
-        raise MissingFileError(f'Checkpoint {checkpoint!r} does not exist. Check the path.')
+    path = osp.expanduser(checkpoint)
+    if '://' in checkpoint or osp.isfile(path):
+        return
+    where = f' of {of}' if of else ''
+    if osp.isdir(path):
+        raise MissingFileError(f'Checkpoint {checkpoint!r}{where} is a folder. Name a file in it.')
+    raise MissingFileError(f'Checkpoint {checkpoint!r}{where} does not exist. Check the path.')
+
+
+def check_parts(cfg: Config, splits: tuple[str, ...]) -> None:
+    """Check that each split has all that it needs, or nothing, which mmengine's Runner refuses otherwise.
+
+    Args:
+        cfg: A whole config.
+        splits: Whose datasets are used.
+
+    Raises:
+        ConfigError: Naming what is missing, or None.
+    """
+    for split, third in (('train', 'optim_wrapper'), ('val', 'val_evaluator'), ('test', 'test_evaluator')):
+        parts = (f'{split}_dataloader', f'{split}_cfg', third)
+        missing = [part for part in parts if cfg.get(part) is None]
+        if missing and len(missing) < len(parts):
+            there = [part for part in parts if part not in missing]
+            raise ConfigError(f'{" and ".join(there)} of the config need{"s" * (len(there) == 1)} '
+                              f'{" and ".join(missing)}, which {"are" if len(missing) > 1 else "is"} None. Set all of '
+                              f'{", ".join(parts)}, or all to None.')
+        loader = cfg.get(parts[0])
+        if split in splits and isinstance(loader, dict) and not loader.get('dataset'):
+            raise ConfigError(f'{parts[0]} has no dataset. Set {parts[0]}.dataset=dict(type=...).')

@@ -10,7 +10,7 @@ from ..deploy.exported_model import use_exported
 from ..deploy.reader import is_exported
 from ..utils.errors import ArgumentError, ConfigError
 from ..utils.types import task_library, type_name
-from .options import check_checkpoint, load_config
+from .options import check_checkpoint, check_parts, load_config
 
 _TTA_MODELS = {
     # By its path: mmdet registers it with mmengine, where a name is known once mmdet's models are imported.
@@ -72,6 +72,7 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
         check_flips(cfg, 'test')
     if out is not None:
         _write_predictions(cfg, str(out))
+    check_parts(cfg, ('test', ))
     check_data(cfg, ('test', ))
     return cfg
 

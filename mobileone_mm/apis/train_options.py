@@ -8,9 +8,9 @@ from mmengine.device import get_device
 
 from ..datasets.check import check_data
 from ..datasets.pipelines import check_flips
-from ..utils.errors import ArgumentError, ConfigError
+from ..utils.errors import ArgumentError, ConfigError, print_warning, some
 from ..utils.types import type_name
-from .options import check_checkpoint, load_config
+from .options import check_checkpoint, check_parts, load_config
 
 
 def prepare_train(config: str | Path, *, work_dir: str | Path | None = None, amp: bool = False,
@@ -58,9 +58,25 @@ def prepare_train(config: str | Path, *, work_dir: str | Path | None = None, amp
             check_checkpoint(checkpoint)
             cfg.resume = True
             cfg.load_from = checkpoint
+    if cfg.get('load_from') and cfg.get('runner_type') is None:  # other Runners also read folders, as of DeepSpeed
+        check_checkpoint(cfg.load_from, 'load_from')
+    check_parts(cfg, ('train', 'val'))
     check_flips(cfg, 'val')
     check_data(cfg, ('train', 'val'))
+    if not cfg.get('resume'):
+        _warn_of_earlier(cfg)
     return cfg
+
+
+def _warn_of_earlier(cfg: Config) -> None:
+    """Say which checkpoints of an earlier run are in the way: CheckpointHook overwrites those of the same names."""
+    out_dir = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir')
+    folder = Path(out_dir, Path(cfg.work_dir).name) if out_dir else Path(cfg.work_dir)
+    found = [path.name for path in folder.glob('*.pth') if re.match(r'(?:epoch|iter|best)_', path.name)]
+    if found:
+        print_warning(f'{str(folder)!r} holds checkpoints of an earlier run ({some(found)}). This run starts anew, and '
+                      'overwrites those of the same names. To go on from them: --resume. To keep them: another '
+                      '--work-dir.')
 
 
 def latest_checkpoint(work_dir: str | Path) -> str | None:

@@ -1,6 +1,6 @@
 """Names of classes: read as mmengine reads them, and compared with those in the data."""
 import os.path as osp
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -21,16 +21,22 @@ def read_classes(classes: Any, of: str = '') -> list[str]:
         of: What it belongs to, for the message.
 
     Raises:
-        DataError: It is a text and not a file.
+        DataError: It is a text and not a file, or the file is not in UTF-8.
     """
     if not isinstance(classes, str):
         return list(classes)
     try:
-        return list_from_file(classes)
+        names = list_from_file(classes)
     except (TypeError, FileNotFoundError, IsADirectoryError):
         where = f' of {of}' if of else ''
         raise DataError(f"classes{where} is the text {classes!r}, which is neither a tuple of names nor a file that is "
                         f"there. For a class of that name, write ({classes!r}, ) with the comma.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f'{classes}, a list of classes, is not in UTF-8: {error}. Save it as UTF-8.') from error
+    if names and names[0].startswith('\ufeff'):  # which mmengine would take for a part of the first name
+        raise DataError(f'{classes}, a list of classes, begins with a byte order mark (BOM). Save it as UTF-8 without '
+                        'one.')
+    return names
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
@@ -63,6 +69,24 @@ def check_names(classes: Sequence[str], found: Sequence[str], available: Sequenc
             f'file. Config: {_listed(classes)}. File: {_listed(found)}. Write metainfo=dict(classes=...) in the order '
             'of the file, in all datasets; or, where files differ from each other, put the entries of their categories '
             'into one order (their ids may stay).')
+
+
+def check_encoding(names: Mapping, theirs: Mapping, file: str) -> None:
+    """Compare the names of categories in a COCO file with those that pycocotools reads, in the locale's encoding.
+
+    Args:
+        names: By their ids, as the file has them in UTF-8.
+        theirs: Those that pycocotools has, likewise, or some of them.
+        file: The file, for the message.
+
+    Raises:
+        DataError: Some differ.
+    """
+    differ = [id_ for id_, name in theirs.items() if id_ in names and names[id_] != name]
+    if differ:
+        raise DataError(f'{file} has a category {names[differ[0]]!r}, and pycocotools, which reads by the encoding of '
+                        f'this locale, took it for {theirs[differ[0]]!r}. Let Python use UTF-8 everywhere: set '
+                        'PYTHONUTF8=1 in the environment.')
 
 
 def check_available(classes: Sequence[str], available: Sequence[str], data: str, file: str) -> None:

@@ -33,13 +33,15 @@ def read_coco(path: str) -> dict:
     """The content of a COCO file.
 
     Raises:
-        DataError: It is no JSON, or not a dict.
+        DataError: It is no JSON, not in UTF-8, or not a dict.
     """
     with open(path, encoding='utf-8') as file:
         try:
             content = json.load(file)
         except json.JSONDecodeError as error:
             raise DataError(f'{path} is no JSON, or is cut short: {error}. It ends {error.doc[-40:]!r}.') from error
+        except UnicodeDecodeError as error:
+            raise DataError(f'{path} is not in UTF-8: {error}. Save it as UTF-8.') from error
     if not isinstance(content, dict):
         raise DataError(f'{path} is not in the format of COCO: it is a {type(content).__name__}, not a dict with '
                         'images, annotations and categories.')

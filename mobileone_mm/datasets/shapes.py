@@ -142,12 +142,14 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
         seed: Seed of all images.
 
     Raises:
-        ArgumentError: A count or the size is too small.
+        ArgumentError: A count, the size or the seed is too small.
         DiskError: ``out`` holds something already, or cannot be written.
     """
     if min(num_train, num_val) < 1 or size < 32:
         raise ArgumentError(f'Need at least one image per split and a size of 32, got num_train={num_train}, '
                             f'num_val={num_val}, size={size}.')
+    if seed < 0:
+        raise ArgumentError(f'The seed must be at least 0, got {seed}.')
     with disk_errors(out):
         out = Path(os.path.realpath(out))  # a link stays, and what it points to is written
         if out.is_symlink():

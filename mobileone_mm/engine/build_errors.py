@@ -8,11 +8,14 @@ from difflib import get_close_matches
 from types import FrameType
 
 from mmengine.config import Config
-from mmengine.registry import OPTIMIZERS
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS, OPTIMIZERS
 from mmengine.runner import BaseLoop
 
+from ..datasets.check import evaluators
 from ..utils.errors import ConfigError
-from ..utils.types import type_name
+from ..utils.logs import warn
+from ..utils.types import TASK_LIBRARIES, resolve_type, type_name
 
 # Functions of mmengine that call a class with the settings of a config, and, where there is no ``type``, whose.
 _BUILDERS = {
@@ -29,7 +32,7 @@ def explained_build_errors(cfg: Config) -> Iterator[None]:
 
     Translated is only what mmengine's own call of the class raises, and what the constructors of its base classes raise
     that get the argument handed on; a TypeError from inside of anybody's code stays as it is. A class that takes any
-    argument and drops it, as mmseg's IoUMetric, raises nothing.
+    argument and drops it, as mmseg's IoUMetric, raises nothing; :func:`warn_of_dropped` is for these.
 
     Raises:
         ConfigError: Naming the entry, what is allowed, and the nearest names.
@@ -41,6 +44,26 @@ def explained_build_errors(cfg: Config) -> Iterator[None]:
         if message is None:
             raise
         raise ConfigError(message) from error
+
+
+def warn_of_dropped(cfg: Config) -> None:
+    """Warn of arguments that a metric of mm takes by ``**kwargs`` and drops, as mmseg's IoUMetric does."""
+    found = {}
+    for split in ('val', 'test'):
+        for entry in filter(lambda each: isinstance(each, dict), evaluators(cfg, split)):
+            kind = resolve_type(entry, METRICS, cfg.get('default_scope'))
+            # A user's class may well read what it takes so.
+            if not inspect.isclass(kind) or not issubclass(kind, BaseMetric) or \
+                    kind.__module__.partition('.')[0] not in ('mmengine', *TASK_LIBRARIES):
+                continue
+            allowed = _arguments(kind)
+            for name in set(entry) - {'type', '_scope_', 'keep_results', *allowed}:  # the third is test.py's --out
+                found.setdefault((kind.__name__, name), (split, allowed))
+    for (kind, name), (split, allowed) in sorted(found.items()):
+        near = get_close_matches(name, allowed, 1)
+        guess = f' Did you mean {near[0]!r}?' if near else ''
+        warn(f'{split}_evaluator ({kind}) ignores {name!r}, which it does not know.{guess} It takes '
+             f'{", ".join(allowed[1:])}.')
 
 
 def _explain(cfg: Config, error: Exception) -> str | None:
@@ -124,10 +147,18 @@ def _unknown_type(cfg: Config, name: str, registry) -> str | None:
         known |= set(each.module_dict)
         todo += [*each.children.values(), *([each.parent] if each.parent and not each.parent.module_dict.keys() <= known
                                             else [])]
-    near = get_close_matches(type_name(name), known)
+    near = _nearest_types(type_name(name), known)
     guess = f' Did you mean {", ".join(near)}?' if near else ''
     return f'{path}.type: {registry.scope} has no {registry.name} {name!r}.{guess} A class of your own is registered ' \
            "by the module that custom_imports=dict(imports=['MODULE']) names."
+
+
+def _nearest_types(name: str, known: set[str]) -> list[str]:
+    """The names that look most like this one, whatever their capitals."""
+    lower = {}
+    for each in sorted(known):
+        lower.setdefault(each.lower(), []).append(each)
+    return [each for match in get_close_matches(name.lower(), lower) for each in lower[match]]
 
 
 def _find(cfg: Config, target, builder: str, local: dict, fits) -> str | None:

@@ -24,7 +24,7 @@ def config_from_file(path: str | Path) -> Config:
 
     Raises:
         MissingFileError: There is no such config.
-        ConfigError: mmengine does not read files of this kind, or it imports a module of ours by a
+        ConfigError: mmengine does not read files of this kind, it is not in UTF-8, or it imports a module of ours by a
             former name.
         MissingPackageError: It imports a module whose package is not installed.
     """
@@ -41,9 +41,26 @@ def config_from_file(path: str | Path) -> Config:
             raise
         raise MissingFileError(
             f'Config {str(path)!r} has a _base_ that is missing: {error.filename or error}.') from error
+    except (UnicodeDecodeError, SyntaxError) as error:
+        _explain_encoding(error)
+        raise
     except ImportError as error:
         explain_import(f'Config {str(path)!r}', error)
         raise
+
+
+def _explain_encoding(error: UnicodeDecodeError | SyntaxError) -> None:
+    """Say which config, this one or a ``_base_``, mmengine could not decode; nothing of files that its code reads."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)
+              if frame.f_globals.get('__name__') not in ('ast', 'codecs', 'encodings.utf_8')]
+    if not frames[-1].f_globals.get('__name__', '').startswith('mmengine.config'):
+        return
+    file = next((frame.f_locals['filename'] for frame in reversed(frames) if frame.f_locals.get('filename')), None)
+    if isinstance(error, UnicodeDecodeError):
+        raise ConfigError(f'Config {str(file)!r} is not in UTF-8: {error}. Save it as UTF-8.') from error
+    if 'U+FEFF' in str(error):
+        raise ConfigError(f'Config {str(file)!r} begins with a byte order mark (BOM). Save it as UTF-8 without '
+                          'one.') from error
 
 
 @contextmanager

@@ -1,10 +1,17 @@
 """Text that is not ASCII, in a locale that has nothing else."""
 import json
 import shutil
+import sys
 
 import pytest
 from mmengine.config import Config
 
+from mobileone_mm.apis import launch
+from mobileone_mm.apis.train_options import prepare_train
+from mobileone_mm.datasets.classes import read_classes
+from mobileone_mm.datasets.coco import read_coco
+from mobileone_mm.engine.config import config_from_file
+from mobileone_mm.utils.errors import ConfigError, DataError
 from tests.support import tiny
 from tests.support.runs import python
 
@@ -66,3 +73,57 @@ test_dataloader = val_dataloader
     python('tools/export.py', dumped, tiny_segmentor[1], '--out', tmp_path / 'a.pt', '--format', 'torchscript', **ASCII)
     python('tools/predict.py', data / 'JPEGImages' / 'val_0000.jpg', dumped, tiny_segmentor[1], '--out-dir',
            tmp_path / 'out', '--device', 'cpu', **ASCII)
+
+
+# --- files that are not in UTF-8, or in it with a mark
+
+def test_configs_that_are_not_in_utf8(tmp_path):
+    base, config = tmp_path / 'base.py', tmp_path / 'config.py'
+    config.write_text("_base_ = './base.py'\n", encoding='utf-8')
+    for content, message in (('a = 1  # kruž\n'.encode('iso8859-2'), r"base\.py' is not in UTF-8: .* Save it as UTF-8"),
+                             (b'\xef\xbb\xbfa = 1\n', r"base\.py' begins with a byte order mark")):
+        base.write_bytes(content)
+        for path in (base, config):
+            with pytest.raises(ConfigError, match=message):
+                config_from_file(path)
+    base.write_bytes('ž'.encode('iso8859-2'))
+    config.write_text(f"text = open(r'{base}', encoding='utf-8').read()\n", encoding='utf-8')
+    with pytest.raises(UnicodeDecodeError):  # the config's own code
+        config_from_file(config)
+
+
+def test_data_that_is_not_in_utf8(tmp_path):
+    file = tmp_path / 'latin.txt'
+    file.write_bytes('kružnice\n'.encode('iso8859-2'))
+    with pytest.raises(DataError, match=r'latin\.txt, a list of classes, is not in UTF-8: .* Save it as UTF-8'):
+        read_classes(str(file))
+    file.write_bytes('\ufeffring\n'.encode())
+    with pytest.raises(DataError, match='begins with a byte order mark'):
+        read_classes(str(file))
+    file.write_bytes('{"categories": ["ž"]}'.encode('iso8859-2'))
+    with pytest.raises(DataError, match=r'latin\.txt is not in UTF-8: .* Save it as UTF-8'):
+        read_coco(str(file))
+
+
+@pytest.mark.parametrize('who', ['the dataset', 'the metric'])
+def test_names_in_a_locale_of_another_encoding(who, data, tmp_path, monkeypatch):
+    """In such a locale pycocotools finds no error in the bytes, but other names."""
+    monkeypatch.setenv('SHAPES_ROOT', str(data))
+    config = tiny.write_config(tmp_path, tiny.DETECTOR, MORE.format(classes=str(tmp_path / 'classes.txt')))
+    read = 'train' if who == 'the dataset' else 'val'
+
+    def latin_open(path, *args, **kwargs):
+        ours = read == 'train' or sys._getframe(3).f_globals['__name__'].endswith('coco_metric')
+        return open(path, *args, **kwargs, encoding='latin-1' if ours else 'utf-8')
+
+    monkeypatch.setattr('pycocotools.coco.open', latin_open, raising=False)
+    with pytest.raises(DataError, match=rf"_{read}\.json has a category 'kružnice', and pycocotools.*PYTHONUTF8=1"):
+        launch.train(prepare_train(config, work_dir=tmp_path / 'work'))
+
+
+def test_annotations_that_are_not_in_utf8(data, tmp_path, monkeypatch):
+    monkeypatch.setenv('SHAPES_ROOT', str(data))
+    file = data / 'annotations' / 'instances_train.json'
+    file.write_bytes(file.read_text(encoding='utf-8').encode('iso8859-2'))
+    with pytest.raises(DataError, match=r'instances_train\.json is not in UTF-8: .* Save it as UTF-8'):
+        launch.train(prepare_train(tiny.write_config(tmp_path, tiny.DETECTOR), work_dir=tmp_path / 'work'))

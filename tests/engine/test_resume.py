@@ -210,6 +210,20 @@ def test_another_schedule_in_the_config_is_told(tmp_path):
     assert "The checkpoint's schedules go on, not the config's: 0..16 instead of 0..32." in log
 
 
+def test_another_lr_in_the_config_is_told(tmp_path):
+    make(tmp_path / 'a', epochs=2, schedule=SCHEDULES['epochs']).train()
+    runner = make(tmp_path / 'b', epochs=3, schedule=SCHEDULES['epochs'], resume=True,
+                  load_from=str(tmp_path / 'a/epoch_2.pth'))
+    runner.optim_wrapper['optimizer'].update(lr=1e-5, weight_decay=0.1)
+    runner.train()
+    log = next((tmp_path / 'b').glob('*/*.log')).read_text()
+    assert "The checkpoint's LR goes on, not the config's: 1 instead of 1e-05, in 1 of 1 parameter group(s)." in log
+    assert "The checkpoint's weight decay goes on, not the config's: 0 instead of 0.1" in log
+    make(tmp_path / 'c', epochs=3, schedule=SCHEDULES['epochs'], resume=True,
+         load_from=str(tmp_path / 'a/epoch_2.pth')).train()
+    assert "The checkpoint's LR" not in next((tmp_path / 'c').glob('*/*.log')).read_text()
+
+
 # --- through the tools
 
 COSINE = """

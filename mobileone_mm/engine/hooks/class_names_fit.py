@@ -7,7 +7,7 @@ from mmengine.registry import DATASETS, HOOKS
 
 from ...datasets.built import is_coco
 from ...datasets.check import datasets
-from ...datasets.classes import check_folders, check_names, check_same_names, read_classes
+from ...datasets.classes import check_encoding, check_folders, check_names, check_same_names, read_classes
 from ...datasets.coco import read_categories
 from ...utils.errors import DataError
 from ...utils.logs import warn
@@ -58,6 +58,8 @@ class ClassNamesFitHook(DataCheckHook):
             coco = coco_of(metric)
             if classes and coco is not None:
                 names = {category['id']: category['name'] for category in coco.loadCats(coco.getCatIds())}
+                if file and osp.isfile(file):
+                    check_encoding(_names(file), names, file)
                 found = [names[id_] for id_ in coco.getCatIds(catNms=classes)]
                 check_names(classes, found, list(names.values()), f'the {split} data',
                             file or f"{split}_evaluator's ann_file")
@@ -112,8 +114,17 @@ def _check_coco(dataset, classes: list[str], data: str) -> None:
     if not osp.isfile(dataset.ann_file):
         warn(f"The names of classes were not compared with {dataset.ann_file}, which is not on this machine's disks.")
         return
-    names = {category['id']: category['name'] for category in read_categories(dataset.ann_file)}
+    names = _names(dataset.ann_file)
+    # The dataset has dropped pycocotools' object, and knows just the ids of the names that were found in it.
+    lost = [name for id_, name in names.items() if name in classes and id_ not in dataset.cat_ids]
+    if lost and not all(name.isascii() for name in lost):
+        coco = dataset.COCOAPI(dataset.ann_file)
+        check_encoding(names, {id_: coco.cats[id_]['name'] for id_ in coco.cats}, dataset.ann_file)
     check_names(classes, [names.get(id_) for id_ in dataset.cat_ids], list(names.values()), data, dataset.ann_file)
+
+
+def _names(file: str) -> dict:
+    return {category['id']: category['name'] for category in read_categories(file)}
 
 
 def _classes(dataset, data: str) -> list[str] | None:

@@ -1,5 +1,6 @@
 """A hook that fits the schedules of a resumed run to its number of iterations an epoch."""
 from collections.abc import Iterator
+from math import isclose
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
@@ -20,9 +21,9 @@ class ResumeScheduleHook(Hook):
     they would end before the last epoch, or not at all. Here they are rescaled, as is the count of iterations itself.
     Those with a fixed ``end`` in iterations, such as a warm-up, stay as they are.
 
-    The LR itself stays that of the checkpoint, unless ``auto_scale_lr`` is enabled: then it becomes what a run that
-    starts with so many images an iteration has. Under IterBasedTrainLoop, where ``max_iters`` counts, nothing is
-    rescaled, and a warning says both numbers of images.
+    The LR and the weight decay stay those of the checkpoint, with a warning where the config has others. With
+    ``auto_scale_lr`` enabled, the LR becomes what a run that starts with so many images an iteration has. Under
+    IterBasedTrainLoop, where ``max_iters`` counts, nothing is rescaled, and a warning says both numbers of images.
 
     To switch it off under our own tools: ``default_hooks.resume_schedule=None``.
     """
@@ -38,6 +39,7 @@ class ResumeScheduleHook(Hook):
         info = checkpoint.get('message_hub', {}).get('runtime_info', {})
         images = (checkpoint.get('meta', {}).get(_IMAGES), _images_per_iter(runner))
         scales = _scale_lr(runner, checkpoint) if (runner.auto_scale_lr or {}).get('enable') else False
+        _warn_of_settings(runner, checkpoint)
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
             if images[0] not in (None, images[1]):
@@ -97,13 +99,11 @@ def _rescale(saved: dict, fresh, ratio: float) -> bool:
 
 def _scale_lr(runner, checkpoint: dict) -> bool:
     """Turn a checkpoint's LR into what ``auto_scale_lr`` makes of the config's for this number of images."""
-    saved = checkpoint.get('optimizer', {}).get('param_groups')
-    fresh = getattr(runner.optim_wrapper, 'param_groups', None)
-    if not isinstance(saved, list) or not isinstance(fresh, list) or len(saved) != len(fresh):
+    groups = _param_groups(runner, checkpoint)
+    if not groups:
         return False
-    ratios = [_initial_lr(new) / _initial_lr(old) if _initial_lr(old) else 1.
-              for old, new in zip(saved, fresh, strict=True)]
-    for group, ratio in zip(saved, ratios, strict=True):
+    ratios = [_initial_lr(new) / _initial_lr(old) if _initial_lr(old) else 1. for old, new in groups]
+    for (group, _), ratio in zip(groups, ratios, strict=True):
         group['lr'] *= ratio
         if 'initial_lr' in group:
             group['initial_lr'] *= ratio
@@ -112,6 +112,29 @@ def _scale_lr(runner, checkpoint: dict) -> bool:
             for key in ('base_values', '_last_value'):
                 state[key] = [value * ratio for value, ratio in zip(state[key], ratios, strict=True)]
     return any(ratio != 1 for ratio in ratios)
+
+
+def _param_groups(runner, checkpoint: dict) -> list[tuple[dict, dict]]:
+    """The groups of a checkpoint's optimizer, each with that of the config's; none of several optimizers."""
+    saved = checkpoint.get('optimizer', {}).get('param_groups')
+    fresh = getattr(runner.optim_wrapper, 'param_groups', None)
+    if not isinstance(saved, list) or not isinstance(fresh, list) or len(saved) != len(fresh):
+        return []
+    return list(zip(saved, fresh, strict=True))
+
+
+def _warn_of_settings(runner, checkpoint: dict) -> None:
+    """Say that an LR or weight decay of the config has no effect: mmengine restores the checkpoint's."""
+    for name, value in (('LR', _initial_lr), ('weight decay', lambda group: group.get('weight_decay'))):
+        pairs = [(value(saved), value(fresh)) for saved, fresh in _param_groups(runner, checkpoint)]
+        differ = [(old, new) for old, new in pairs
+                  if old is not None and new is not None and not isclose(old, new, rel_tol=1e-6)]
+        if differ:
+            old, new = differ[0]
+            runner.logger.warning(
+                f"The checkpoint's {name} goes on, not the config's: {old:g} instead of {new:g}, in {len(differ)} of "
+                f'{len(pairs)} parameter group(s). To follow the config, start from the weights only: load_from '
+                'instead of --resume.')
 
 
 def _initial_lr(group: dict) -> float:
