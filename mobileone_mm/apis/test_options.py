@@ -57,6 +57,7 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
     if not cfg.get('test_dataloader'):
         raise ConfigError(f'{str(config)!r} has no test_dataloader, so there is nothing to test on. Write one, with '
                           'test_evaluator and test_cfg=dict().')
+    check_parts(cfg, ('test', ))
     exported = is_exported(checkpoint)
     if exported:
         if tta:
@@ -72,7 +73,6 @@ def prepare_test(config: str | Path, checkpoint: str | Path, *, work_dir: str | 
         check_flips(cfg, 'test')
     if out is not None:
         _write_predictions(cfg, str(out))
-    check_parts(cfg, ('test', ))
     check_data(cfg, ('test', ))
     return cfg
 
@@ -147,8 +147,6 @@ def _check_tta_pipeline(cfg: Config) -> None:
 def _write_predictions(cfg: Config, out: str) -> None:
     scope = task_library(cfg)
     metrics = evaluators(cfg, 'test')
-    if not metrics:
-        raise ConfigError('--out needs a test_evaluator in the config.')
     if scope == 'mmseg':
         writers = [each for each in metrics if len(metrics) == 1 or type_name(each) in _WRITERS]
         if not writers:

@@ -177,7 +177,7 @@ def test_a_list_of_evaluators_with_out(tiny_segmentor, tmp_path, shapes_root):
 
 
 @pytest.mark.parametrize('options, arguments, message', [
-    (dict(test_evaluator=None), dict(out='masks'), '--out needs a test_evaluator'),
+    (dict(test_evaluator=None), dict(out='masks'), 'need test_evaluator, which is None'),
     (dict(test_evaluator=[dict(type='A'), dict(type='B')]), dict(out='masks'), '--out needs one of IoUMetric'),
     (dict(default_hooks=None), dict(show_dir='shown'), r'need default_hooks\.visualization'),
     (dict(visualizer=None), dict(show_dir='shown'), '--show-dir needs a visualizer')])
