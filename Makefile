@@ -5,9 +5,10 @@ VENV ?= .venv
 # CUDA and is several gigabytes large; for another build: TORCH='torch==2.13.0 --index-url URL', with
 # pytorch.org's URL for it.
 TORCH ?= torch==2.13.0
+EXTRAS ?= onedl,pretraining,test
 BIN := $(VENV)/bin
 
-.PHONY: help install demo demo-seg demo-pretrain test test-slow lint card clean
+.PHONY: help install demo demo-seg demo-pretrain test test-slow test-litert lint card clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,7 +21,7 @@ $(VENV)/.installed: setup.py Makefile
 	$(PYTHON) -m venv $(VENV) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
 	$(BIN)/pip install -q --upgrade pip wheel 'setuptools<82'
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install $(TORCH)
-	$(BIN)/pip install -e '.[onedl,pretraining,test]'
+	$(BIN)/pip install -e '.[$(EXTRAS)]'
 	@# Both OpenCV builds get installed; the one with windows needs libGL, which a bare server lacks.
 	$(BIN)/pip uninstall -q -y opencv-python
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless
@@ -53,6 +54,10 @@ test: install  ## the default tests
 test-slow: install  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+test-litert:  ## the tests of LiteRT, in an environment without mmpretrain, which cannot share one with its converter
+	$(MAKE) install VENV=.venv-litert EXTRAS=onedl,test,export-litert
+	.venv-litert/bin/python -m pytest -m 'slow or not slow' -k litert tests/deploy/test_phone.py
+
 lint: install  ## ruff
 	$(BIN)/ruff check
 
@@ -60,4 +65,4 @@ card: install  ## README's tables of models and the metafiles, with latencies of
 	$(BIN)/python tools/model_card.py
 
 clean:  ## remove what the targets made, but not work_dirs
-	rm -rf $(VENV) build dist *.egg-info mobileone_mm/.mim data/shapes
+	rm -rf $(VENV) .venv-litert build dist *.egg-info mobileone_mm/.mim data/shapes

@@ -13,7 +13,7 @@ from mmengine.registry import METRICS, OPTIMIZERS
 from mmengine.runner import BaseLoop
 
 from ..datasets.check import evaluators
-from ..utils.errors import ConfigError
+from ..utils.errors import ConfigError, MobileOneError
 from ..utils.logs import warn
 from ..utils.types import TASK_LIBRARIES, resolve_type, type_name
 
@@ -22,16 +22,18 @@ _BUILDERS = {
     'build_from_cfg': '', 'get_instance': '', 'build_dataloader': r'(train|val|test)_dataloader',
     'build_train_loop': 'train_cfg', 'build_val_loop': 'val_cfg', 'build_test_loop': 'test_cfg',
 }
+_KNOWN = {'torch', 'mmcv', 'mmengine', *TASK_LIBRARIES}
 _UNEXPECTED = re.compile(r"(\S+)\(\) got an unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r'(\S+)\(\) missing \d+ required (?:positional|keyword-only) arguments?: (.*)')
 
 
 @contextmanager
 def explained_build_errors(cfg: Config) -> Iterator[None]:
-    """Say which entry of a config has a ``type`` that does not exist, an argument too many or too few.
+    """Say which entry of a config has a ``type`` that does not exist, an argument too many or few, or a wrong value.
 
-    Translated is only what mmengine's own call of the class raises, and what the constructors of its base classes raise
-    that get the argument handed on; a TypeError from inside of anybody's code stays as it is. A class that takes any
+    Translated is only what mmengine's own call of the class raises, what the constructors of its base classes raise
+    that get the argument handed on, and what constructors of torch and of mm raise on a value; errors from inside of
+    anybody else's code stay as they are. A class that takes any
     argument and drops it, as mmseg's IoUMetric, raises nothing; :func:`warn_of_dropped` is for these.
 
     Raises:
@@ -39,7 +41,7 @@ def explained_build_errors(cfg: Config) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AssertionError, ValueError) as error:
         message = _explain(cfg, error)
         if message is None:
             raise
@@ -84,7 +86,7 @@ def _explain(cfg: Config, error: Exception) -> str | None:
         return _unknown_type(cfg, local['obj_type'], local['registry']) if is_unknown else None
     unexpected, missing = _UNEXPECTED.match(str(error)), _MISSING.match(str(error))
     if not (unexpected or missing):
-        return None
+        return _refused(cfg, error, name, local, below)
     function = (unexpected or missing)[1]
     target = local.get('obj_cls') if name == 'build_from_cfg' else local.get('cls')
     if target is None:  # a DataLoader or a loop, whose name is one of the runner's module
@@ -96,6 +98,21 @@ def _explain(cfg: Config, error: Exception) -> str | None:
     names = re.findall(r"'(\w+)'", missing[2])
     path = _find(cfg, target, name, local, lambda entry: not set(names) & set(entry))
     return path and f'{path} ({target.__name__}) needs {", ".join(names)}, which is not set.'
+
+
+def _refused(cfg: Config, error: Exception, builder: str, local: dict, below: list[FrameType]) -> str | None:
+    """The message for a value that a constructor of torch or mm refuses, often by an assertion without words."""
+    if isinstance(error, MobileOneError) or not below or any(
+            frame.f_code.co_name != '__init__' or frame.f_globals.get('__name__', '').partition('.')[0] not in _KNOWN
+            for frame in below):
+        return None
+    target = local.get('obj_cls') if builder == 'build_from_cfg' else type(below[0].f_locals.get('self'))
+    path = inspect.isclass(target) and _find(cfg, target, builder, local, lambda entry: True)
+    if not path:
+        return None
+    line = traceback.extract_tb(error.__traceback__)[-1].line
+    return f'{path} ({target.__name__}) refuses a value: {" ".join(str(error).split()) or type(error).__name__}, at ' \
+           f'"{line}". Correct it; with MOBILEONE_MM_TRACEBACK=1 in the environment, the traceback shows where.'
 
 
 def _is_builder(frame: FrameType) -> bool:

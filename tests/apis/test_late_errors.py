@@ -119,3 +119,14 @@ def test_images_of_equal_names(cfg, told, monkeypatch):
     assert bool(lines) == told
     if told:
         assert "3 images have 2 different names" in lines[0] and "'out'" in lines[0] and 'here of 1.' in lines[0]
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'train_dataloader.dataset.pipeline.3.prob': 2.0}, r'pipeline\.3 \(RandomFlip\) refuses a value: .*prob'),
+    ({'optim_wrapper.optimizer.lr': '1e-3x'}, r"optim_wrapper\.optimizer \(\w+\) refuses a value: '<=' not supported"),
+    ({'train_dataloader.batch_size': 0}, r'train_dataloader.* refuses a value: .*batch_size=0'),
+])
+def test_a_value_that_is_refused(options, message, segmentor, tmp_path):
+    cfg = prepared(segmentor, tmp_path / 'work', **options)
+    with pytest.raises(ConfigError, match=message):
+        launch.train(cfg)

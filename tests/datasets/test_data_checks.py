@@ -587,4 +587,5 @@ def test_xml_files_without_a_class_of_the_config_and_turned_images(root, tmp_pat
     refused(tmp_path, tiny.DETECTOR + dataset.replace('CLASSES', "('a', 'b', 'c', 'd', 'e')"),
             r'the train data .*: None of the .* images has a box that mm keeps')
     turn(root, 'train_0003', 6)
-    refused(tmp_path, tiny.DETECTOR + dataset.replace('CLASSES', names), 'train_0003.jpg is loaded as 64x96 .*say 96x96')
+    refused(tmp_path, tiny.DETECTOR + dataset.replace('CLASSES', names),
+            'train_0003.jpg is loaded as 64x96 .*say 96x96')
