@@ -13,9 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mobileone_mm import MobileOne
 from mobileone_mm.apis.predict import build_inferencer
-from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import batched_nms
 from mobileone_mm.datasets.images import read_image, read_images
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
@@ -29,6 +27,7 @@ from mobileone_mm.deploy.wrappers import make_deployable
 from mobileone_mm.deploy.wrappers.nms import select_boxes
 from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import ExportedFileError, MissingPackageError
+from tests.support.apple import apples_classifier, imagenet_images
 from tests.support.paths import ROOT, real_data
 from tests.support.reference import randomize
 from tests.support.runs import cfg_options, logged, python
@@ -362,43 +361,18 @@ def test_int8(segmentor, images, tmp_path):
     assert ops['QuantizeLinear'] > NUM_BLOCKS
 
 
-class Classifier(nn.Module):
-    """Apple's S0 with its classifier: (N, 3, 224, 224) in RGB, 0 to 255, -> logits."""
-
-    def __init__(self, checkpoint):
-        super().__init__()
-        weights = read_checkpoint(str(checkpoint))
-        self.backbone = MobileOne('s0', deploy=True, init_cfg=dict(type='Pretrained', checkpoint=str(checkpoint)))
-        self.backbone.init_weights()
-        self.linear = nn.Linear(1024, 1000)
-        self.linear.load_state_dict({key: weights[f'linear.{key}'] for key in ('weight', 'bias')})
-        self.register_buffer('mean', torch.tensor([123.675, 116.28, 103.53]).view(1, 3, 1, 1))
-        self.register_buffer('std', torch.tensor([58.395, 57.12, 57.375]).view(1, 3, 1, 1))
-
-    def forward(self, image):
-        return self.linear(self.backbone((image - self.mean) / self.std)[0].mean((2, 3)))
-
-
 @pytest.mark.slow
 def test_int8_of_apples_s0():
     """Real weights and images are hard to quantize: 20 of 25 in float, 18 here, 3 per tensor."""
-    model = Classifier(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth').eval()
-    calibration, folder = real_data('coco') / 'val2017', real_data('imagenet_val25')
-    whole = trace_onnx(model, torch.zeros(1, 3, 224, 224), 'image', ['logits'])
+    calibration = real_data('coco') / 'val2017'
+    whole = trace_onnx(apples_classifier(), torch.zeros(1, 3, 224, 224), 'image', ['logits'])
     variants = {'float': whole, 'channel': quantize(whole, read_images(calibration, (224, 224))),
                 'tensor': quantize(whole, read_images(calibration, (224, 224)), per_channel=False)}
     hits = dict.fromkeys(variants, 0)
-    for line in (folder / 'meta' / 'val.txt').read_text().split('\n'):
-        if line:
-            name, label = line.split()
-            pixels = cv2.imread(str(next(folder.rglob(name.rpartition('/')[2]))))[..., ::-1]
-            scale = 256 / min(pixels.shape[:2])
-            pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-            top, left = (pixels.shape[0] - 224) // 2, (pixels.shape[1] - 224) // 2
-            image = pixels[top:top + 224, left:left + 224].transpose(2, 0, 1)[None].astype(np.float32)
-            for variant, proto in variants.items():
-                logits, = onnxruntime_session(proto.SerializeToString()).run(None, {'image': image})
-                hits[variant] += logits.argmax() == int(label)
+    for image, label in imagenet_images():
+        for variant, proto in variants.items():
+            logits, = onnxruntime_session(proto.SerializeToString()).run(None, {'image': image})
+            hits[variant] += logits.argmax() == label
     assert hits['float'] >= 19 and hits['channel'] >= hits['float'] - 3 and hits['tensor'] < hits['channel'], hits
 
 
