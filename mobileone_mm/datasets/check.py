@@ -32,7 +32,12 @@ ROOT_VARIABLES = tuple(_HOW_TO)
 
 
 def datasets(config: dict) -> Iterator[dict]:
-    """The datasets in a dataset config, without wrappers such as RepeatDataset and ConcatDataset."""
+    """The datasets in a dataset config, without wrappers such as RepeatDataset and ConcatDataset.
+
+    There are none in what is no config, but a dataset that is built already.
+    """
+    if not isinstance(config, dict):
+        return
     inner = config.get('dataset') or config.get('datasets')
     if inner is None:
         yield config

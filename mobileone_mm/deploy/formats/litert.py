@@ -1,6 +1,7 @@
 """LiteRT, which was TensorFlow Lite."""
 import json
 import os
+import struct
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,8 +69,8 @@ def _interpreter(path: str, threads: int | None):
 
 
 def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
-    meta = _metadata(path)
-    with reading(path, ValueError, RuntimeError):
+    with reading(path, struct.error, ValueError, RuntimeError):
+        meta = _metadata(path)
         interpreter = _interpreter(str(path), threads)
         interpreter.allocate_tensors()
     image, = interpreter.get_input_details()
