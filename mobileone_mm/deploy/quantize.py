@@ -25,6 +25,7 @@ def quantize(proto, batches: Iterable[np.ndarray], per_channel: bool = True):
     """
     onnx, tools = require('onnx'), require('onnxruntime.quantization', 'onnxruntime')
     name, batches = proto.graph.input[0].name, iter(batches)
+    last = last_convolutions((node.name, node.op_type == 'Conv', node.input, node.output) for node in proto.graph.node)
 
     class Images(tools.CalibrationDataReader):
 
@@ -37,7 +38,7 @@ def quantize(proto, batches: Iterable[np.ndarray], per_channel: bool = True):
         onnx.save(proto, whole)  # given the graph itself, it would move the weights out of it
         tools.quantize_static(
             whole, out, Images(), per_channel=per_channel, activation_type=tools.QuantType.QUInt8,
-            weight_type=tools.QuantType.QInt8, nodes_to_exclude=_last_convolutions(proto),
+            weight_type=tools.QuantType.QInt8, nodes_to_exclude=sorted(last),
             # With the activations, a convolution's output is quantized behind its ReLU and wastes no step on what that
             # cuts off. The mean of the images' extremes, not the extreme of all, as single outliers would set the
             # scale.
@@ -45,13 +46,18 @@ def quantize(proto, batches: Iterable[np.ndarray], per_channel: bool = True):
         return onnx.load(out)
 
 
-def _last_convolutions(proto) -> list[str]:
-    """Names of the convolutions that no other one follows."""
-    leads_to_one, last = set(), []
-    for node in reversed(proto.graph.node):  # sorted from input to output
-        leads = any(output in leads_to_one for output in node.output)
-        if node.op_type == 'Conv' and not leads:
-            last.append(node.name)
-        if leads or node.op_type == 'Conv':
-            leads_to_one.update(node.input)
+def last_convolutions(nodes: Iterable[tuple[str, bool, Iterable[str], Iterable[str]]]) -> set[str]:
+    """Names of the convolutions that no other one follows.
+
+    Args:
+        nodes: Of a graph, from input to output: name, whether it is a convolution, and the names of its inputs and
+            outputs.
+    """
+    leads_to_one, last = set(), set()
+    for name, is_convolution, inputs, outputs in reversed(list(nodes)):
+        leads = any(output in leads_to_one for output in outputs)
+        if is_convolution and not leads:
+            last.add(name)
+        if leads or is_convolution:
+            leads_to_one.update(inputs)
     return last

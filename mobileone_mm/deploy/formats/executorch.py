@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from ...utils.errors import require
 from ...utils.files import atomic_file
+from ..quantize import last_convolutions
 from .base import META, Format, Job, Run, reading
 
 _PACKAGE = 'executorch'
@@ -35,24 +36,14 @@ def _quantized(job: Job) -> nn.Module:
     xnnpack = require('executorch.backends.xnnpack.quantizer.xnnpack_quantizer', _PACKAGE)
     pt2e = require('torchao.quantization.pt2e.quantize_pt2e', 'torchao')
     graph = torch.export.export(job.model, (job.example, )).module()
-    last = _last_convolutions(graph)
+    last = last_convolutions((node.name, node.target is torch.ops.aten.conv2d.default,
+                              [each.name for each in node.all_input_nodes], [node.name]) for node in graph.graph.nodes)
     quantizer = xnnpack.XNNPACKQuantizer().set_operator_type(
         torch.ops.aten.conv2d.default, xnnpack.get_symmetric_quantization_config(is_per_channel=job.per_channel))
     prepared = pt2e.prepare_pt2e(graph, quantizer.set_filter_function(lambda node: node.name not in last))
     for batch in job.calibration_batches():
         prepared(torch.from_numpy(batch))
     return pt2e.convert_pt2e(prepared)
-
-
-def _last_convolutions(graph: fx.GraphModule) -> set[str]:
-    leads_to_one, last = set(), set()
-    for node in reversed(graph.graph.nodes):
-        is_conv = node.target is torch.ops.aten.conv2d.default
-        if is_conv and node not in leads_to_one:
-            last.add(node.name)
-        if is_conv or node in leads_to_one:
-            leads_to_one.update(node.all_input_nodes)
-    return last
 
 
 @contextmanager
