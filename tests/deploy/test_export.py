@@ -397,7 +397,7 @@ def test_greedy_selection_is_batched_nms():
     boxes = torch.cat((corners, corners + 5 + torch.rand(2, 300, 2, generator=generator) * 60), -1)
     scores = torch.rand(2, 300, 4, generator=generator)
     scores = scores * (scores > 0.6)
-    got = select_boxes(boxes, scores, 0.45, 50)
+    got = select_boxes(boxes, scores, 0.45, 50, scores[0].numel())
     for i in range(2):
         index, labels = scores[i].nonzero(as_tuple=True)
         found, kept = batched_nms(boxes[i][index], scores[i][index, labels], labels,
@@ -405,7 +405,7 @@ def test_greedy_selection_is_batched_nms():
         torch.testing.assert_close(got[0][i], found[:50, :4])
         torch.testing.assert_close(got[1][i], found[:50, 4])
         assert torch.equal(got[2][i], labels[kept[:50]])
-    none = select_boxes(boxes, torch.zeros_like(scores), 0.45, 50)
+    none = select_boxes(boxes, torch.zeros_like(scores), 0.45, 50, 100)
     assert not none[1].any() and (none[2] == -1).all()
 
 

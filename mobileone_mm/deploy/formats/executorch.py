@@ -20,6 +20,7 @@ _PACKAGE = 'executorch'
 
 def _write(job: Job) -> None:
     partitioner = require('executorch.backends.xnnpack.partition.xnnpack_partitioner', _PACKAGE)
+    job.model.has_loops = True
     with torch.no_grad(), _quiet():
         model = job.model if job.calibration is None else _quantized(job)
         program = torch.export.export(model, (job.example, ))
@@ -79,5 +80,5 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
 
 FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK',
                 writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'},
-                refuses=dict(dynamic='Name one size by --shape.', nms='Leave --nms out, and select boxes in the app.',
+                refuses=dict(dynamic='Name one size by --shape.',
                              fp16='XNNPACK keeps the weights in single precision. Name --int8, or leave it out.'))

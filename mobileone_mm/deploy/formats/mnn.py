@@ -51,5 +51,4 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
 
 FORMAT = Format('mnn', 'MNN', '.mnn', _write, _run, note='in MNN',
                 writers=dict(onnx='onnx', onnxscript='onnxscript', onnxruntime='onnxruntime', MNN='MNN'),
-                refuses=dict(nms='Leave --nms out, and select boxes in the app.',
-                             int8="Leave --int8 out; MNN's own tools quantize its files."))
+                refuses=dict(int8="Leave --int8 out; MNN's own tools quantize its files."))

@@ -19,6 +19,7 @@ class Deployable(nn.Module):
     task: str
     output_names: tuple[str, ...]
     meta: dict = {}  # what else a reader of the file needs
+    has_loops = False  # whether the graph may have a loop, which few exporters know
 
     def __init__(self, model: nn.Module):
         super().__init__()

@@ -81,7 +81,21 @@ class DeployableDetector(Deployable):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Images -> the outputs that ``output_names`` names."""
         outputs = self.candidates(image)
-        return select_boxes(*outputs, self.iou_threshold, self.max_per_img) if self.nms else outputs
+        if not self.nms:
+            return outputs
+        boxes, scores = outputs
+        count = self._num_candidates(scores)
+        if self.level_sizes is None:  # of a small image there may be fewer
+            boxes, scores = (F.pad(each, (0, 0, 0, -(-count // scores.shape[2]))) for each in outputs)
+        return select_boxes(boxes, scores, self.iou_threshold, self.max_per_img, count, self.has_loops)
+
+    def _num_candidates(self, scores: Tensor) -> int:
+        """How many scores, (N, A, num_classes), are above 0 at most, after ``nms_pre``."""
+        if self.nms_pre < 0:
+            return scores.shape[1] * scores.shape[2]
+        if self.level_sizes is None:
+            return max(1, self.nms_pre * self.head.prior_generator.num_levels)
+        return max(1, sum(min(self.nms_pre, size * scores.shape[2]) for size in self.level_sizes))
 
     def candidates(self, image: Tensor) -> tuple[Tensor, ...]:
         """All boxes, (N, A, 4), with their scores, (N, A, num_classes): with NMS, 0 where it is not to look.
@@ -165,8 +179,10 @@ class DeployableDetector(Deployable):
         if self.nms_pre == 0:
             return scores * 0
         # Filled up, because with free sizes a level may have fewer: then the least is 0, and all stay.
-        least = F.pad(scores.flatten(1), (0, self.nms_pre)).topk(self.nms_pre).values[:, -1]
-        return scores * (scores >= least[:, None, None])
+        flat = F.pad(scores.flatten(1), (0, self.nms_pre))
+        # By its index: LiteRT's converter makes a sort of a topk whose indices nobody reads, and LiteRT has no sort.
+        least = flat.gather(1, flat.topk(self.nms_pre).indices[:, -1:])
+        return scores * (scores >= least[..., None])
 
 
 def _flatten(level: Tensor, channels: int) -> Tensor:

@@ -1,45 +1,54 @@
-"""Non-maximum suppression in a graph of TorchScript."""
+"""Non-maximum suppression of plain tensor operators, which every exporter takes."""
 import torch
 from torch import Tensor
+from torch._higher_order_ops.scan import scan
 
 
-@torch.jit.script
-def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float,
-                 max_per_img: int) -> tuple[Tensor, Tensor, Tensor]:
+def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_img: int,
+                 num_candidates: int, as_loop: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Greedy NMS per class, as mmcv's ``batched_nms``, on a batch and with outputs of a fixed size.
+
+    One box is chosen after another, ``max_per_img`` times, which is exact, and never holds the IoU of all pairs.
 
     Args:
         boxes: (N, A, 4), xyxy.
         scores: (N, A, C); 0 where there is no candidate.
         iou_threshold: A box that overlaps a better one of its class by more than this IoU is dropped.
         max_per_img: Number K of boxes to return at most.
+        num_candidates: Number of scores of an image above 0, at most; more are left out.
+        as_loop: Whether an exported graph is to have a loop, where the exporter knows one, instead of
+            ``max_per_img`` copies of its body.
 
     Returns:
         Boxes (N, K, 4), scores (N, K) and labels (N, K), best first; padded with boxes of 0, score 0, label -1.
     """
-    num_boxes = boxes.shape[1]
-    images = torch.arange(boxes.shape[0], device=boxes.device)
-    by_class = scores.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+    num_classes = scores.shape[2]
+    remaining, index = scores.flatten(1).topk(num_candidates)
+    labels, places = index % num_classes, index // num_classes
+    boxes = boxes.gather(1, places[..., None].expand(-1, -1, 4))
     areas = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-    count = min(max_per_img, by_class.shape[1] * num_boxes)
-    out_boxes = boxes.new_zeros(boxes.shape[0], count, 4)
-    out_scores = scores.new_zeros(boxes.shape[0], count)
-    out_labels = torch.full([boxes.shape[0], count], -1, dtype=torch.int64, device=boxes.device)
-    for i in range(count):
-        best, index = by_class.flatten(1).max(1)
-        if not bool((best > 0).any()):
-            break
-        label = index // num_boxes
-        box = boxes[images, index % num_boxes]
-        is_real = best > 0
-        out_scores[:, i] = best
-        out_boxes[:, i] = box * is_real[:, None]
-        out_labels[:, i] = torch.where(is_real, label, -1)
-        width = torch.minimum(boxes[..., 2], box[:, None, 2]) - torch.maximum(boxes[..., 0], box[:, None, 0])
-        height = torch.minimum(boxes[..., 3], box[:, None, 3]) - torch.maximum(boxes[..., 1], box[:, None, 1])
-        overlap = width.clamp(min=0) * height.clamp(min=0)
-        own_area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-        keep = ~(overlap / (areas + own_area[:, None] - overlap) > iou_threshold)
-        by_class[images, label] = by_class[images, label] * keep
-        by_class[images, label, index % num_boxes] = 0.
-    return out_boxes, out_scores, out_labels
+    # The class as a third axis, along which boxes have the length 1: those of two classes do not overlap then.
+    depth = labels[..., None].to(boxes.dtype)
+    lower, upper = (torch.cat(each, dim=2).transpose(1, 2).contiguous()  # (N, 3, num_candidates)
+                    for each in ((boxes[..., :2], depth), (boxes[..., 2:], depth + 1)))
+
+    def choose(remaining: Tensor, _: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        score, number = remaining.max(1, keepdim=True)
+        own = number[:, None].expand(-1, 3, -1)
+        sides = (torch.minimum(upper, upper.gather(2, own)) - torch.maximum(lower, lower.gather(2, own))).relu()
+        overlap = sides[:, 0] * sides[:, 1] * sides[:, 2]
+        iou = overlap / (areas + areas.gather(1, number) - overlap)
+        return torch.where(iou > iou_threshold, 0., remaining).scatter(1, number, 0.), (score, number)
+
+    if as_loop and torch.compiler.is_exporting():
+        _, chosen = scan(choose, remaining, boxes.new_zeros(max_per_img, 1))
+        scores, numbers = (each[..., 0].T for each in chosen)
+    else:
+        chosen = []
+        for _ in range(max_per_img):
+            remaining, best = choose(remaining)
+            chosen.append(best)
+        scores, numbers = (torch.cat(each, dim=1) for each in zip(*chosen, strict=True))
+    is_box = scores > 0
+    boxes = boxes.gather(1, numbers[..., None].expand(-1, -1, 4)) * is_box[..., None]
+    return boxes, scores, torch.where(is_box, labels.gather(1, numbers), -1)
