@@ -35,8 +35,7 @@ def use_pipeline(cfg: Config, library: str, shape: tuple[int, int] | None = None
                               'to prepare images. Name the size that the network takes: --shape H W.')
         channels = (cfg.model.get('backbone') or {}).get('in_channels', 3)
         colour = {1: 'grayscale', 3: 'color'}.get(channels, 'unchanged')
-        pipeline = [dict(type='LoadImageFromFile', color_type=colour), dict(type='Resize'),
-                    dict(_PACK[library])]
+        pipeline = [dict(type='LoadImageFromFile', color_type=colour), dict(type='Resize'), dict(_PACK[library])]
     for step in pipeline:
         name, kind = type_name(step), step['type']
         if name in _SOUGHT[library]:

@@ -3,7 +3,8 @@ from collections.abc import Mapping, Sequence
 
 from ..utils.types import type_name
 
-_SIZING = ('Resize', 'ResizeEdge', 'CenterCrop')
+_CROPS = ('CenterCrop', 'EfficientNetCenterCrop')
+_SIZING = ('Resize', 'ResizeEdge', *_CROPS)
 
 
 def final_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
@@ -14,7 +15,7 @@ def final_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
     size = None
     for step in pipeline:
         name = type_name(step)
-        if name == 'CenterCrop':
+        if name in _CROPS:
             size = pair(step['crop_size'])[::-1]
         elif name == 'Resize' and step.get('scale') and not step.get('keep_ratio', False):
             size = pair(step['scale'])[::-1]

@@ -102,8 +102,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         input=f'{_ORDERS.get(channels, _OTHER_ORDER)}, (N, {channels}, H, W), float32 from 0 to 255, in the size that '
               'the network takes',
         outputs={name: _OUTPUTS[deployable.task][name] for name in deployable.output_names},
-        classes=class_names(cfg, checkpoint),
-        config=Path(config).name, **deployable.meta)
+        classes=class_names(cfg, checkpoint), config=Path(config).name, **deployable.meta)
     make_folder(out.parent)
     written.write(Job(deployable, example, out, meta, dynamic, half, calibration, per_channel))
     if calibration is not None:  # what it was not scaled to tells nothing
