@@ -38,3 +38,10 @@ def tiny_detector(shapes_root, tmp_path_factory):
 def tiny_segmentor(shapes_root, tmp_path_factory):
     """Config and checkpoint of a tiny segmentor, trained for two epochs of the drawn shapes."""
     return _trained(tmp_path_factory.mktemp('tiny_segmentor'), tiny.SEGMENTOR, shapes_root)
+
+
+@pytest.fixture(scope='session')
+def tiny_classifier(shapes_root, tmp_path_factory):
+    """Config and checkpoint of a tiny classifier, trained for two epochs of the drawn shapes."""
+    pytest.importorskip('mobileone_mm.tasks.pretraining')
+    return _trained(tmp_path_factory.mktemp('tiny_classifier'), tiny.CLASSIFIER, shapes_root)

@@ -1,4 +1,4 @@
-"""Draw and write the predictions of a detector or a segmentor on an image or a folder of images."""
+"""Draw and write the predictions of a detector, a segmentor or a classifier on an image or a folder of images."""
 import argparse
 import sys
 
@@ -14,10 +14,11 @@ def main() -> None:
     parser.add_argument('config', metavar='CONFIG', help='config that the model was trained with')
     parser.add_argument('checkpoint', metavar='CKPT', help='its checkpoint, or a file written by tools/export.py')
     parser.add_argument('--out-dir', required=True, help='folder for images (vis) and predictions (preds)')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box (default: %(default)s)')
+    parser.add_argument('--score-thr', type=float, default=0.3,
+                        help='detectors: least score of a box (default: %(default)s)')
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
-                        help="size to resize images to (default: as the config's test pipeline does)")
+                        help="size to resize images to, without a crop (default: as the config's test pipeline does)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')

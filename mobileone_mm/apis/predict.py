@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.infer import BaseInferencer
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from rich.progress import track
 from torch import nn
@@ -30,36 +30,39 @@ from ..utils.errors import (
 )
 from ..utils.files import atomic_file, make_folder
 from ..utils.types import task_library
+from .classification_inferencer import ClassificationInferencer
 from .inference_pipeline import use_pipeline
 
 
 def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_dir: str | Path, score_thr: float = 0.3,
             device: str | None = None, cfg_options: dict | None = None, trust: bool = False,
             shape: tuple[int, int] | None = None) -> dict:
-    """Predict on an image or on all images of a folder, by mmdet's or mmseg's inferencer and visualizer.
+    """Predict on an image or on all images of a folder, by the inferencer and the visualizer of its library.
 
     Below ``out_dir``, ``vis`` gets the drawn images, and ``preds`` one JSON per image: ``file``, ``width``, ``height``;
     of a detector ``boxes``, a list of ``label``, ``score`` and ``box`` (x1, y1, x2, y2 in pixels of the image); of a
     segmentor ``mask``, a PNG beside it with the class index of each pixel, and ``shares``, the share of each class
-    found. An image that cannot be read, or that the model cannot take, is left out and the others go on.
+    found; of a classifier ``scores``, the up to five best classes, best first, each with ``label`` and ``score``. An
+    image that cannot be read, or that the model cannot take, is left out and the others go on.
 
     Args:
         inputs: Image or folder.
         config: Config that the model was trained with.
         checkpoint: Its checkpoint, or a file that ``tools/export.py`` wrote.
         out_dir: Folder to write to.
-        score_thr: Least score of boxes to draw and to write.
+        score_thr: Least score of boxes to draw and to write; for detectors only.
         device: Where to run; default: a GPU if there is one.
         cfg_options: As ``--cfg-options``.
         trust: As for ``read_checkpoint``.
-        shape: Height and width to resize images to; default: as the config's test pipeline does.
+        shape: Height and width to resize images to, without a crop; default: as the config's test pipeline does.
 
     Returns:
         ``files``, the number of images done, and ``failed``, the others, each with its reason.
 
     Raises:
         MissingFileError: Config, checkpoint or images missing.
-        ConfigError: The config cannot be read, is neither a detector's nor a segmentor's, or has no test pipeline.
+        ConfigError: The config cannot be read, is not of a detector, segmentor or classifier, or has no test
+            pipeline.
         CheckpointError: The checkpoint does not fit.
         ExportedFileError: The exported file cannot be read.
         ArgumentError: An option is not allowed here, or images would overwrite each other's results.
@@ -74,10 +77,10 @@ def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_
             raise ArgumentError(f'{stems[file.stem].name!r} and {file.name!r} would give one {file.stem}.json. '
                                 'Rename one.')
     cfg = read_config(config, cfg_options)
-    is_detector = task_library(cfg) == 'mmdet'
+    library = task_library(cfg)
     inferencer = build_inferencer(cfg, checkpoint, device, trust, cfg_options, shape)
     classes = inferencer.model.dataset_meta['classes']
-    options = dict(pred_score_thr=score_thr, no_save_pred=True) if is_detector else {}
+    options = dict(pred_score_thr=score_thr, no_save_pred=True) if library == 'mmdet' else {}
     preds = make_folder(Path(out_dir, 'preds'))
     failed = {}
     for file in track(files, 'Predicting'):
@@ -92,10 +95,14 @@ def predict(inputs: str | Path, config: str | Path, checkpoint: str | Path, out_
                 raise
             failed[str(file)] = f'{image.shape[1]}x{image.shape[0]} pixels: {_reason(error)}'
             continue
-        sample = (sample['predictions'][0] if is_detector else sample).cpu().numpy()
+        sample = (sample['predictions'][0] if library == 'mmdet' else sample).cpu().numpy()
         answer = dict(file=file.name, width=image.shape[1], height=image.shape[0])
-        answer |= dict(boxes=_boxes(sample, classes, score_thr)) if is_detector else \
-            _mask(sample, classes, preds / f'{file.stem}.png')
+        if library == 'mmdet':
+            answer['boxes'] = _boxes(sample, classes, score_thr)
+        elif library == 'mmseg':
+            answer |= _mask(sample, classes, preds / f'{file.stem}.png')
+        else:
+            answer['scores'] = _best(sample, classes)
         with atomic_file(preds / f'{file.stem}.json') as out:
             out.write(json.dumps(answer, indent=1).encode())
     return dict(files=len(files) - len(failed), failed=failed)
@@ -108,7 +115,7 @@ def _reason(error: Exception) -> str:
 
 def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = None, trust: bool = False,
                      cfg_options: dict | None = None, shape: tuple[int, int] | None = None) -> BaseInferencer:
-    """mmdet's or mmseg's inferencer of a config, with a checkpoint that has to fit whole, or with an exported file.
+    """The inferencer of a config's library, with a checkpoint that has to fit whole, or with an exported file.
 
     The config becomes one of inference: its test dataset has the classes and the pipeline, as mm's inferencers look
     for them. Arguments are those of :func:`predict`.
@@ -118,8 +125,12 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
         Inferencer, visualizer = require('mmdet.apis', 'onedl-mmdetection').DetInferencer, 'DetLocalVisualizer'
     elif library == 'mmseg':
         Inferencer, visualizer = require('mmseg.apis', 'onedl-mmsegmentation').MMSegInferencer, 'SegLocalVisualizer'
+    elif library == 'mmpretrain':
+        require('mobileone_mm.tasks.pretraining')  # which imports mmpretrain, also without torchvision
+        Inferencer, visualizer = ClassificationInferencer, 'UniversalVisualizer'
     else:
-        raise ConfigError(f'Can predict with configs of mmdet and mmseg, got default_scope={library!r}.')
+        raise ConfigError(f'Can predict with configs of mmdet, mmseg and mmpretrain, got default_scope={library!r}.')
+    init_default_scope(library)
     _check_device(device, checkpoint)
     exported = open_exported(checkpoint).meta if is_exported(checkpoint) else None
     fixed = exported['shape'][2:] if exported and exported['shape'][2] else None
@@ -176,6 +187,11 @@ def _boxes(sample: BaseDataElement, classes: list[str], score_thr: float) -> lis
     found = sample.pred_instances
     return [dict(label=classes[label], score=float(score), box=box.tolist())
             for box, score, label in zip(found.bboxes, found.scores, found.labels, strict=True) if score >= score_thr]
+
+
+def _best(sample: BaseDataElement, classes: list[str], most: int = 5) -> list[dict]:
+    order = np.argsort(-sample.pred_score, kind='stable')[:most]
+    return [dict(label=classes[label], score=float(sample.pred_score[label])) for label in order]
 
 
 def _mask(sample: BaseDataElement, classes: list[str], path: Path) -> dict:

@@ -20,14 +20,19 @@ from .wrappers.base import Deployable
 _ORDERS = {1: 'images in gray', 3: 'images in RGB'}
 _OTHER_ORDER = "images with their channels as the config's pipeline loads them (of PNG: BGR and alpha)"
 _OUTPUTS = {
-    'boxes': 'x1, y1, x2, y2 in pixels of the input',
-    'scores': '0 to 1; with labels of the box, else of each class; 0 where there is no box',
-    'labels': 'index of the class; -1 where there is no box',
-    'factors': 'what the scores are multiplied by already, such as centerness; mmdet applies score_thr and nms_pre to '
-               'scores / factors',
-    'levels': 'number of the feature level of each box, because nms_pre is for each level',
-    'logits': 'of each class, before softmax, at the size of the input',
-    'mask': 'index of the class of each pixel of the input',
+    'detection': {
+        'boxes': 'x1, y1, x2, y2 in pixels of the input',
+        'scores': '0 to 1; with labels of the box, else of each class; 0 where there is no box',
+        'labels': 'index of the class; -1 where there is no box',
+        'factors': 'what the scores are multiplied by already, such as centerness; mmdet applies score_thr and nms_pre '
+                   'to scores / factors',
+        'levels': 'number of the feature level of each box, because nms_pre is for each level',
+    },
+    'segmentation': {
+        'logits': 'of each class, before softmax, at the size of the input',
+        'mask': 'index of the class of each pixel of the input',
+    },
+    'classification': {'scores': 'probability of each class, 0 to 1'},
 }
 
 
@@ -35,11 +40,11 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
            shape: tuple[int, int] | None = None, batch: int = 1, dynamic: bool = False, half: bool = False,
            nms: bool = False, argmax: bool = False, calibration: str | Path | None = None, per_channel: bool = True,
            cfg_options: dict | None = None, trust: bool = False) -> dict:
-    """Write a trained detector or segmentor for a runtime, and compare its outputs with PyTorch's.
+    """Write a trained detector, segmentor or classifier for a runtime, and compare its outputs with PyTorch's.
 
     The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
-    :class:`DeployableDetector` and :class:`DeployableSegmentor` for its outputs). What it takes and gives, and the
-    names of the classes, stand in the file's metadata.
+    :class:`DeployableDetector`, :class:`DeployableSegmentor` and :class:`DeployableClassifier` for its outputs). What
+    it takes and gives, and the names of the classes, stand in the file's metadata.
 
     Args:
         config: Config that it was trained with.
@@ -96,8 +101,8 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         shape=[None, channels, None, None] if dynamic else [batch, channels, height, width],
         input=f'{_ORDERS.get(channels, _OTHER_ORDER)}, (N, {channels}, H, W), float32 from 0 to 255, in the size that '
               'the network takes',
-        outputs={name: _OUTPUTS[name] for name in deployable.output_names}, classes=class_names(cfg, checkpoint),
-        config=Path(config).name, **deployable.meta)
+        outputs={name: _OUTPUTS[deployable.task][name] for name in deployable.output_names},
+        classes=class_names(cfg, checkpoint), config=Path(config).name, **deployable.meta)
     make_folder(out.parent)
     written.write(Job(deployable, example, out, meta, dynamic, half, calibration, per_channel))
     if calibration is not None:  # what it was not scaled to tells nothing

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..datasets.check import datasets
 from ..datasets.classes import read_classes
+from ..datasets.resizing import final_size, resized
 from ..engine.config import dataset_meta
 from ..utils.errors import ArgumentError, ConfigError, DataError
 from ..utils.types import task_library, type_name
@@ -22,7 +23,7 @@ from .reader import open_exported
 
 @MODELS.register_module()
 class ExportedModel(BaseModel):
-    """A file written by ``tools/export.py``, which predicts as the detector or segmentor in it.
+    """A file written by ``tools/export.py``, which predicts as the detector, segmentor or classifier in it.
 
     Args:
         file: The file.
@@ -45,6 +46,8 @@ class ExportedModel(BaseModel):
         """Images, each (C, H, W), and their data samples -> the data samples with predictions."""
         if mode != 'predict':
             raise ArgumentError(f'An exported file can only predict, got mode={mode!r}.')
+        add = dict(detection=self._add_boxes, segmentation=self._add_mask,
+                   classification=self._add_scores)[self.file.meta['task']]
         at_once = self.file.meta['shape'][0] or 1  # free sizes: images may differ in theirs
         for start in range(0, len(inputs), at_once):
             samples = data_samples[start:start + at_once]
@@ -54,7 +57,7 @@ class ExportedModel(BaseModel):
             answers = {name: torch.from_numpy(value) for name, value in self.file(batch).items()}
             for i, sample in enumerate(samples):
                 answer = {name: value[i] for name, value in answers.items()}
-                (self._add_boxes if 'boxes' in answer else self._add_mask)(sample, **answer)
+                add(sample, **answer)
         return data_samples
 
     def test_step(self, data: dict) -> list:
@@ -130,16 +133,20 @@ class ExportedModel(BaseModel):
             mask = F.interpolate(mask[None, None].float(), sample.ori_shape[:2], mode='nearest')[0].long()
         sample.pred_sem_seg = PixelData(data=mask)
 
+    def _add_scores(self, sample: BaseDataElement, scores: Tensor) -> None:
+        sample.set_pred_score(scores).set_pred_label(scores.argmax(0, keepdim=True))
+
 
 def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None) -> None:
     """Put an exported file into a config's model's place, and let the test pipeline give the size that it takes.
 
     Raises:
-        ConfigError: The file is of another task, or has other classes than the config's data.
+        ConfigError: The file is of another task, or has other classes than the config's data; or it is a classifier
+            for images of another size than the test pipeline gives.
         ArgumentError: ``cfg_options`` are to change what is fixed in the file.
     """
     meta = open_exported(file).meta
-    scope = dict(detection='mmdet', segmentation='mmseg')[meta['task']]
+    scope = dict(detection='mmdet', segmentation='mmseg', classification='mmpretrain')[meta['task']]
     if task_library(cfg) != scope:
         raise ConfigError(f'{str(file)!r} is for {meta["task"]}, and {cfg.filename!r} is not. Name the config that it '
                           f'was exported with ({meta["config"]}).')
@@ -156,15 +163,20 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
             raise ArgumentError(f'{option} is fixed in {str(file)!r}. Give it to tools/export.py, or name a '
                                 'checkpoint.')
     cfg.data_preprocessor = None  # mmengine would hand it to the model
+    # Nothing to average, and a runtime's session cannot be copied.
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or () if type_name(hook) != 'EMAHook']
     height, width = meta['shape'][2:]
     is_squashed = False
-    if height is not None:
-        for dataset in datasets(cfg.test_dataloader.dataset):
-            for step in dataset.pipeline:
-                if type_name(step) == 'Resize':
-                    kind, is_squashed = step['type'], is_squashed or bool(step.get('keep_ratio'))
-                    step.clear()
-                    step.update(type=kind, scale=(width, height), keep_ratio=False)
+    for dataset in datasets(cfg.test_dataloader.dataset) if height is not None else ():
+        size = final_size(dataset.pipeline)
+        if size == (height, width):
+            continue
+        if scope == 'mmpretrain':  # how much of an image a crop shows is part of how it was trained
+            raise ConfigError(f'{str(file)!r} takes images of {height}x{width}, and the test pipeline of '
+                              f'{cfg.filename!r} gives {"x".join(map(str, size)) if size else "images of any size"}. '
+                              'Export with the size of the pipeline, or with --dynamic; or change the pipeline.')
+        is_squashed |= any(type_name(step) == 'Resize' and step.get('keep_ratio') for step in dataset.pipeline)
+        dataset.pipeline = resized(dataset.pipeline, (height, width))
     if is_squashed:
         print_log(f'{str(file)!r} takes images of {height}x{width}, so they lose the proportions that the config keeps '
                   '(keep_ratio=True): metrics and predictions differ from those of its checkpoint. A file with free '

@@ -110,10 +110,11 @@ def test_odd_images_do_not_end_the_folder(image, tiny_detector, tmp_path, monkey
         predict(folder / 'line.png', config, tiny_detector[1], tmp_path / 'out', device='cpu')
 
 
-@pytest.mark.parametrize('kind', ['detector', pytest.param('segmentor', marks=pytest.mark.slow)])
-def test_no_test_data(kind, image, tiny_detector, tiny_segmentor, tmp_path):
+@pytest.mark.parametrize('kind', [
+    'detector', *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('segmentor', 'classifier'))])
+def test_no_test_data(kind, image, tmp_path, request):
     """The classes are in the checkpoint; how large an image is to be must be said."""
-    text, trained = (tiny.DETECTOR, tiny_detector) if kind == 'detector' else (tiny.SEGMENTOR, tiny_segmentor)
+    text, trained = getattr(tiny, kind.upper()), request.getfixturevalue(f'tiny_{kind}')
     config = tiny.write_config(tmp_path, text, NO_DATA)
     result = python('tools/predict.py', image, config, trained[1], '--out-dir', tmp_path / 'out', check=False)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
@@ -129,6 +130,9 @@ def test_no_test_data(kind, image, tiny_detector, tiny_segmentor, tmp_path):
                for name in ('given', 'file', 'usual')]
     if kind == 'detector':
         assert [box['label'] for box in answers[0]['boxes']] == [box['label'] for box in answers[2]['boxes']]
+    elif kind == 'classifier':  # whose usual pipeline crops
+        for best, other in zip(answers[0]['scores'], answers[1]['scores'], strict=True):
+            assert best['label'] == other['label'] and best['score'] == pytest.approx(other['score'], abs=1e-5)
     else:
         assert answers[0]['shares'] == answers[2]['shares'] == pytest.approx(answers[1]['shares'], abs=0.01)
     with pytest.raises(ArgumentError, match='takes images of 128x128. Leave --shape out'):

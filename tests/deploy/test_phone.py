@@ -13,26 +13,9 @@ from mobileone_mm.deploy.formats.base import Job
 from mobileone_mm.deploy.reader import ExportedFile
 from mobileone_mm.utils.errors import ArgumentError, ConfigError, ExportedFileError, MissingFileError
 from tests.support.apple import apples_classifier, imagenet_images
+from tests.support.formats import PHONES, exported, formats, require
 from tests.support.paths import ROOT, real_data
 from tests.support.runs import logged, python
-
-MODULES = {'executorch': 'executorch', 'litert': 'litert_torch', 'mnn': 'MNN', 'ncnn': 'ncnn'}
-SLOW = ('executorch', 'litert')  # their exports take half a minute
-
-
-def formats(*names):
-    return pytest.mark.parametrize('name', [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names])
-
-
-def require(name):
-    pytest.importorskip(MODULES[name])
-    return FORMATS[name]
-
-
-def exported(model, out, name, *options):
-    """By the tool, which compares the file with PyTorch; returns what it prints."""
-    return python('tools/export.py', *model, '--out', out, '--format', name, *options).stdout
 
 
 def test_the_readme_has_the_table():
@@ -42,7 +25,7 @@ def test_the_readme_has_the_table():
         assert f'| {each.title} | `{name}` | `{each.suffix}` | {" | ".join(options)} | {each.note} |' in readme
 
 
-@formats(*MODULES)
+@formats(*PHONES)
 def test_metrics_are_those_of_the_checkpoint(name, tiny_detector, tiny_segmentor, shapes_root, tmp_path):
     fmt = require(name)
     for model, metric in ((tiny_detector, 'coco/bbox_mAP'), (tiny_segmentor, 'mIoU')):
@@ -56,7 +39,7 @@ def test_metrics_are_those_of_the_checkpoint(name, tiny_detector, tiny_segmentor
         assert logged(work, metric) == pytest.approx(expected, abs=0.01 if 'coco' in metric else 1e-6)
 
 
-@formats(*MODULES)
+@formats(*PHONES)
 def test_predictions_and_metadata(name, tiny_detector, shapes_root, tmp_path):
     fmt = require(name)
     out = tmp_path / f'detector{fmt.suffix}'
@@ -114,7 +97,7 @@ def test_int8_of_apples_s0(name, tmp_path):
 
 
 @pytest.mark.parametrize('name, options, message', [
-    *[(name, dict(nms=True), '--nms is not for .* in the app') for name in MODULES],
+    *[(name, dict(nms=True), '--nms is not for .* in the app') for name in PHONES],
     *[(name, dict(dynamic=True), '--dynamic is not for .* Name one size') for name in ('executorch', 'litert', 'ncnn')],
     *[(name, dict(half=True), '--fp16 is not for .* Name --int8') for name in ('executorch', )],
     *[(name, dict(calibration='x'), '--int8 is not for .*Leave --int8 out') for name in ('mnn', 'ncnn')],
@@ -155,7 +138,7 @@ def test_classes_instead_of_logits(tiny_segmentor, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['mask.mnn']
 
 
-@formats(*MODULES)
+@formats(*PHONES)
 def test_damaged_and_foreign_files(name, tiny_detector, tmp_path):
     fmt = require(name)
     out = tmp_path / f'detector{fmt.suffix}'

@@ -39,7 +39,8 @@ def logged(folder, metric):
     files = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
     rows = [json.loads(line) for line in files[-1].read_text(encoding='utf-8').splitlines()]
     row = [row for row in rows if metric in row][-1]
-    return {key: value for key, value in row.items() if key.startswith('coco/') or key in ('aAcc', 'mIoU', 'mAcc')}
+    return {key: value for key, value in row.items()
+            if key.startswith(('coco/', 'accuracy/')) or key in ('aAcc', 'mIoU', 'mAcc')}
 
 
 def cfg_options(**settings):

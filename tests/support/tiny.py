@@ -25,6 +25,23 @@ model = dict(
 SEGMENTOR = f"_base_ = r'{ROOT}/configs/segmentation/deeplabv3_mobileone_s2_shapes.py'" + _ARCH + """
 model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=128, channels=16))
 """
+CLASSIFIER = f"_base_ = r'{ROOT}/configs/pretraining/mobileone_s2_shapes.py'" + _ARCH + """
+model = dict(backbone=dict(arch=arch), head=dict(in_channels=128))
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='ResizeEdge', scale=72, edge='short', backend='pillow'),
+    dict(type='CenterCrop', crop_size=64),
+    dict(type='PackInputs'),
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=(1, 3))
+test_evaluator = val_evaluator
+# Enough iterations for scores that differ from image to image, and an average that follows them.
+train_dataloader = dict(dataset=dict(
+    _delete_=True, type='RepeatDataset', times=10, dataset=_base_.train_dataloader.dataset))
+custom_hooks = [{**_base_.custom_hooks[0], 'momentum': 0.2}, *_base_.custom_hooks[1:]]
+"""
 
 
 def write_config(folder, text, more=''):

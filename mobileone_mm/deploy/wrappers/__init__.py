@@ -1,51 +1,48 @@
 """A config's model as one function from pixels to outputs, which is what an exported file holds."""
-from collections.abc import Sequence
-
 from mmengine.config import Config
 from torch import nn
 
+from ...datasets.resizing import final_size, pair
 from ...engine.config import inference_pipeline
 from ...utils.errors import ArgumentError, ConfigError
-from ...utils.types import task_library, type_name
+from ...utils.types import task_library
 from .base import Deployable
+from .classifier import DeployableClassifier
 from .detector import DeployableDetector
 from .segmentor import DeployableSegmentor
+
+_KINDS = {'mmdet': 'detector', 'mmseg': 'segmentor', 'mmpretrain': 'classifier'}
 
 
 def make_deployable(model: nn.Module, cfg: Config, nms: bool = False, argmax: bool = False) -> Deployable:
     """The deployable form of a config's model.
 
     Raises:
-        ConfigError: The model is neither a detector nor a segmentor, or cannot be exported.
-        ArgumentError: An option is for the other kind of model.
+        ConfigError: The model is no detector, segmentor or classifier, or cannot be exported.
+        ArgumentError: An option is for another kind of model.
     """
     scope = task_library(cfg)
+    if scope not in _KINDS:
+        raise ConfigError('Can export detectors of mmdet, segmentors of mmseg and classifiers of mmpretrain, got '
+                          f'default_scope={scope!r} and a {type(model).__name__}.')
+    if argmax and scope != 'mmseg':
+        raise ArgumentError(f'argmax is for segmentors, and this is a {_KINDS[scope]}. Leave it out.')
+    if nms and scope != 'mmdet':
+        raise ArgumentError(f'NMS is for detectors, and this is a {_KINDS[scope]}. Leave it out.')
     if scope == 'mmdet':
-        if argmax:
-            raise ArgumentError('argmax is for segmentors, and this is a detector. Leave it out.')
         return DeployableDetector(model, nms)
-    if scope == 'mmseg':
-        if nms:
-            raise ArgumentError('NMS is for detectors, and this is a segmentor. Leave it out.')
-        return DeployableSegmentor(model, argmax)
-    raise ConfigError('Can export detectors of mmdet and segmentors of mmseg, got '
-                      f'default_scope={scope!r} and a {type(model).__name__}.')
+    return DeployableSegmentor(model, argmax) if scope == 'mmseg' else DeployableClassifier(model)
 
 
 def input_shape(cfg: Config) -> tuple[int, int]:
-    """Height and width that a config tests at: what its test pipeline resizes to, or else its training crop.
+    """Height and width that a config tests at: what its test pipeline gives, or else its training crop.
 
     Raises:
         ConfigError: It has neither.
     """
-    for step in inference_pipeline(cfg) or ():
-        if type_name(step) == 'Resize' and 'scale' in step and not step.get('keep_ratio', False):
-            return _pair(step['scale'])[::-1]
+    if size := final_size(inference_pipeline(cfg) or ()):
+        return size
     if cfg.get('crop_size'):
-        return _pair(cfg.crop_size)
-    raise ConfigError('The config has no fixed input size: its test pipeline has no Resize with keep_ratio=False, and '
-                      'there is no crop_size. Name the size that the network takes: --shape H W.')
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else tuple(size)
+        return pair(cfg.crop_size)
+    raise ConfigError('The config has no fixed input size: its test pipeline has no Resize with keep_ratio=False and '
+                      'no CenterCrop, and there is no crop_size. Name the size that the network takes: --shape H W.')

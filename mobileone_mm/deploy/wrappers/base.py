@@ -27,7 +27,8 @@ class Deployable(nn.Module):
         preprocessor = self.model.data_preprocessor
         # mm reads images in BGR, and most models turn them into RGB: those take ours as they are.
         self.takes_rgb = bool(getattr(preprocessor, 'channel_conversion', False)
-                              or getattr(preprocessor, '_channel_conversion', False))
+                              or getattr(preprocessor, '_channel_conversion', False)
+                              or getattr(preprocessor, 'to_rgb', False))  # mmpretrain's
         self.channels = next(module.in_channels for module in self.model.modules() if isinstance(module, nn.Conv2d))
         normalizes = getattr(preprocessor, '_enable_normalize', False)
         mean = preprocessor.mean.view(1, -1, 1, 1) if normalizes else torch.zeros(1, 1, 1, 1)
@@ -60,7 +61,7 @@ class Deployable(nn.Module):
     def half_network(self) -> 'Deployable':
         """The network in half precision; what comes before and after it stays in single."""
         self.model.backbone.half()
-        for name in ('neck', 'bbox_head', 'decode_head'):
+        for name in ('neck', 'bbox_head', 'decode_head', 'head'):
             if getattr(self.model, name, None) is not None:
                 getattr(self.model, name).half()
         return self

@@ -1,0 +1,43 @@
+"""The size that a pipeline gives images, and pipelines that give another one."""
+from collections.abc import Mapping, Sequence
+
+from ..utils.types import type_name
+
+_CROPS = ('CenterCrop', 'EfficientNetCenterCrop')
+_SIZING = ('Resize', 'ResizeEdge', *_CROPS)
+
+
+def final_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
+    """Height and width of all images behind a pipeline: what the last step says that resizes or crops.
+
+    None where they depend on the image, or where no step says it.
+    """
+    size = None
+    for step in pipeline:
+        name = type_name(step)
+        if name in _CROPS:
+            size = pair(step['crop_size'])[::-1]
+        elif name == 'Resize' and step.get('scale') and not step.get('keep_ratio', False):
+            size = pair(step['scale'])[::-1]
+        elif name in _SIZING:
+            size = None
+    return size
+
+
+def resized(pipeline: Sequence[Mapping], shape: tuple[int, int]) -> list[Mapping]:
+    """A pipeline that resizes images to height and width at once, where it resized them first; it crops nothing."""
+    steps, is_resized = [], False
+    for step in pipeline:
+        if type_name(step) not in _SIZING:
+            steps.append(step)
+        elif not is_resized:
+            is_resized = True
+            kept = {key: step[key] for key in ('backend', 'interpolation') if key in step}
+            kind = step['type'] if type_name(step) == 'Resize' else 'Resize'
+            steps.append(dict(type=kind, scale=tuple(reversed(shape)), keep_ratio=False, **kept))
+    return steps
+
+
+def pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """A size that may be one number, for both sides."""
+    return (size, size) if isinstance(size, int) else tuple(size)

@@ -1,0 +1,27 @@
+"""Formats of exported files, as parameters of tests."""
+import pytest
+
+from mobileone_mm.deploy.formats import FORMATS
+
+from .runs import python
+
+PHONES = ('executorch', 'litert', 'mnn', 'ncnn')
+_MODULES = {'onnx': 'onnxruntime', 'coreml': 'coremltools', 'litert': 'litert_torch', 'mnn': 'MNN',
+            'torchscript': 'torch'}
+_SLOW = ('executorch', 'litert')  # their exports take half a minute
+
+
+def formats(*names):
+    return pytest.mark.parametrize('name', [
+        pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in names])
+
+
+def require(name):
+    """A format, or a skip where what it needs is not installed."""
+    pytest.importorskip(_MODULES.get(name, name))
+    return FORMATS[name]
+
+
+def exported(model, out, name, *options):
+    """By the tool, which compares the file with PyTorch; returns what it prints."""
+    return python('tools/export.py', *model, '--out', out, '--format', name, *options).stdout
