@@ -72,17 +72,19 @@ class Worker:
             self._process.stdin.flush()
             is_well, answer = pickle.load(self._process.stdout)
         except (EOFError, BrokenPipeError, pickle.UnpicklingError) as error:
-            raise WorkerError(f'Its process ended {self._how()}. What it printed is in {str(self._log)!r}.') from error
+            raise WorkerError(f'The process for it {self._end()}. What it printed is in {str(self._log)!r}.') from error
         if not is_well:
-            raise answer
+            if isinstance(answer, MobileOneError):
+                raise answer
+            raise WorkerError(f'{answer}. The traceback is in {str(self._log)!r}.')
         return answer
 
-    def _how(self) -> str:
+    def _end(self) -> str:
         try:
             code = self._process.wait(_SECONDS_TO_END)
         except subprocess.TimeoutExpired:
-            return 'the conversation, but not itself'
-        return f'by {signal.Signals(-code).name}' if code < 0 else f'with exit status {code}'
+            return 'does not answer any more'
+        return f'ended by {signal.Signals(-code).name}' if code < 0 else f'ended with exit status {code}'
 
 
 def _serve() -> None:
@@ -106,7 +108,7 @@ def _serve() -> None:
             answer = False, error
         except Exception as error:  # whatever a library has against its input
             traceback.print_exc()
-            answer = False, WorkerError(f'{type(error).__name__}: {" ".join(str(error).split())[:300]}')
+            answer = False, f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
         pickle.dump(answer, answers)
         answers.flush()
 
