@@ -173,7 +173,7 @@ def compare_formats(config: str | Path, checkpoint: str | Path, formats: Sequenc
                     images=pytorch.score.images, calibration_images=calibrated)
     shape_text = 'x'.join(map(str, image.shape))
     return dict(settings=settings, versions=_versions(exported),
-                rows=[_row(each, metric, shape_text, list(expected)) for each in (pytorch, *exported)])
+                rows=[to_row(each, metric, shape_text, list(expected)) for each in (pytorch, *exported)])
 
 
 def _plan(formats: Sequence[str], files: Path, with_int8: bool) -> Iterator[Variant]:
@@ -225,13 +225,15 @@ def _versions(variants: Sequence[Variant]) -> dict[str, str]:
     return found
 
 
-def _row(variant: Variant, metric: str, shape: str, outputs: Sequence[str]) -> dict:
+def to_row(variant: Variant, metric: str, shape: str, outputs: Sequence[str]) -> dict:
+    """A row of the report: numbers, or None, of ``metric``, and of each output's difference; ``shape`` as a text."""
     times = [] if np.isnan(variant.times_ms).any() else variant.times_ms
     return dict(
         model=variant.title, format=variant.name, int8=variant.int8, input=shape,
         size_mib=None if variant.size is None else variant.size / 2**20,
         **{f'{name}_difference': variant.differences.get(name) for name in outputs},
-        metric=variant.score and variant.score.metrics[metric],
+        # mmseg's is a float32 of numpy's; mm rounds to two or three digits
+        metric=variant.score and round(float(variant.score.metrics[metric]), 4),
         median_ms=float(np.median(times)) if times else None,
         p95_ms=float(np.percentile(times, 95)) if times else None,
         reason='; '.join(variant.reasons), times_ms=times)

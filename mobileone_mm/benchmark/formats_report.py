@@ -53,7 +53,7 @@ def plot_formats(report: dict) -> Figure:
         points = [(row['median_ms'], row['metric']) for row in rows if _kind(row) == kind]
         if points:
             axes.scatter(*zip(*points, strict=True), marker=marker, color=color, label=kind, zorder=2)
-    axes.set(xlabel='\n'.join(['latency of one image, median (ms)', *reasons]), ylabel=report['settings']['metric'],
+    axes.set(xlabel='\n'.join(['latency of one image, median (ms)', '', *reasons]), ylabel=report['settings']['metric'],
              xscale='log')
     axes.xaxis.label.set(fontsize=9)
     label_log_axis(axes.xaxis)
@@ -90,7 +90,7 @@ def _differences(report: dict) -> list[str]:
 def _cells(report: dict) -> Iterator[list[str]]:
     for row in report['rows']:
         numbers = [(row['size_mib'], '.2f'), *((row[key], '.2g') for key in _differences(report)),
-                   (row['metric'], '.4g'), (row['median_ms'], '.2f'), (row['p95_ms'], '.2f')]
+                   (row['metric'], '.3f'), (row['median_ms'], '.2f'), (row['p95_ms'], '.2f')]
         yield [row['model'], *('-' if number is None else f'{number:{digits}}' for number, digits in numbers)]
 
 

@@ -7,11 +7,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from mobileone_mm.benchmark.formats import compare_formats
+from mobileone_mm.benchmark.formats import Variant, compare_formats, to_row
+from mobileone_mm.benchmark.timing import measure
+from mobileone_mm.benchmark.trained_model import Score
 from mobileone_mm.deploy.formats import FORMATS
-from mobileone_mm.utils.errors import ArgumentError, MissingFileError
+from mobileone_mm.utils.errors import ArgumentError, MissingFileError, WorkerError
 from tests.support.paths import ROOT
 from tests.support.runs import logged, python
 
@@ -41,7 +44,7 @@ def check_files(folder, screen):
         cells = [cells for cells in tables if cells[0] == expected['model']]
         assert len(cells) == 2 and cells[0] == cells[1]
         numbers = ['-' if value is None else f'{value:{digits}}' for value, digits in (
-            (expected['metric'], '.4g'), (expected['median_ms'], '.2f'), (expected['p95_ms'], '.2f'))]
+            (expected['metric'], '.3f'), (expected['median_ms'], '.2f'), (expected['p95_ms'], '.2f'))]
         assert cells[0][-3:] == numbers
         assert len(expected['times_ms']) == (0 if expected['median_ms'] is None else report['settings']['rounds'])
         assert all(f'{expected["model"]}: {expected["reason"]}' in lines for lines in (screen, text)) \
@@ -67,6 +70,21 @@ def test_a_detector(tiny_detector, shapes_root, stand_ins, tmp_path):
     assert f'ncnn {report["versions"]["ncnn"]}' in ' '.join(screen.split()) and 'MNN' not in report['versions']
     assert {path.name for path in (tmp_path / 'files').iterdir()} == {
         'torchscript.pt', 'ncnn.param', 'ncnn.bin', 'ncnn.json'}
+
+
+def test_a_row_of_what_happened():
+    """numpy's numbers become Python's, and a file that fails while it is timed has no latency, but its reason."""
+
+    def fail():
+        raise WorkerError('gone')
+
+    variant = Variant('ncnn', 'ncnn', size=2**20, score=Score({'aAcc': 1., 'mIoU': np.float32(12.96)}, 1, 'a.jpg'),
+                      timer=fail)
+    measure([variant], rounds=2, warmup=1)
+    row = to_row(variant, 'mIoU', '1x3x8x8', ['logits'])
+    assert json.loads(json.dumps(row)) == row
+    assert row['metric'] == 12.96 and row['size_mib'] == 1 and row['reason'] == 'latency: gone'
+    assert row['median_ms'] is row['p95_ms'] is row['logits_difference'] is None and row['times_ms'] == []
 
 
 @pytest.mark.slow
