@@ -89,6 +89,23 @@ def train(cfg: Config) -> nn.Module:
         raise KeyboardInterrupt(f'Interrupted. {_how_to_go_on(cfg.work_dir)}') from interrupt
 
 
+def build_test(cfg: Config) -> Runner:
+    """The Runner of a config, with its test loop built; what is left to do is its ``test()``.
+
+    Args:
+        cfg: From :func:`.test_options.prepare_test`.
+
+    Raises:
+        ConfigError: Something that the config describes cannot be built.
+        DataError: The dataset cannot be read.
+    """
+    runner = build_runner(cfg)
+    with explained_build_errors(cfg), _explained_data_errors(cfg, ('test', )):
+        loop = runner.test_loop
+    _warn_of_equal_names(cfg, loop.dataloader.dataset)
+    return runner
+
+
 def test(cfg: Config) -> dict[str, float]:
     """Build the Runner of a config and test.
 
@@ -103,11 +120,7 @@ def test(cfg: Config) -> dict[str, float]:
         DataError: The dataset has no images, or other classes than the model.
         CheckpointError: The checkpoint does not fit.
     """
-    runner = build_runner(cfg)
-    with explained_build_errors(cfg), _explained_data_errors(cfg, ('test', )):
-        loop = runner.test_loop
-    _warn_of_equal_names(cfg, loop.dataloader.dataset)
-    return runner.test()
+    return build_test(cfg).test()
 
 
 def _warn_of_equal_names(cfg: Config, dataset) -> None:

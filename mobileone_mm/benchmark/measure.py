@@ -1,18 +1,10 @@
 """Parameters, MACs and latency of many networks on many runtimes, in one interleaved run."""
-import os
-import platform
-import random
-import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
-from rich.console import Console
-from rich.progress import track
 from scipy.stats import permutation_test, rankdata, spearmanr, zscore
 from torch import Tensor, nn
 
@@ -20,10 +12,10 @@ from ..deploy.graphs import trace_onnx
 from ..deploy.runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
 from ..utils.errors import ArgumentError
 from .contenders import Contender, build_all
+from .timing import check_least, cpu_name, measure, progress, settled_ms
 
 # The paper's section 3: Spearman's rho with latency, over published networks.
 PAPER_RHO = {'macs': {'phone': 0.47, 'cpu': 0.06}, 'parameters': {'phone': 0.30, 'cpu': 0.07}}
-_SETTLE_SECONDS = 0.01
 
 
 @dataclass
@@ -50,6 +42,10 @@ class Entry:
     run: Callable[[], object]
     times_ms: list[float] = field(default_factory=list)
 
+    def time_ms(self) -> float:
+        """Milliseconds of one forward pass."""
+        return settled_ms(self.run)
+
 
 def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[str] = ('torch', ), batch: int = 1,
               threads: int | None = None, rounds: int = 50, warmup: int = 5, device: str = 'cpu',
@@ -73,10 +69,8 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
         MissingPackageError: A runtime is not installed.
         ArgumentError: An argument outside of its range, or a network that does not run.
     """
-    for name, value, least in (
-            ('batch', batch, 1), ('threads', threads, 1), ('rounds', rounds, 1), ('warmup', warmup, 0)):
-        if value is not None and value < least:
-            raise ArgumentError(f'--{name} must be at least {least}, got {value}.')
+    check_least(1, batch=batch, threads=threads, rounds=rounds)
+    check_least(0, warmup=warmup)
     if device == 'cuda' and not torch.cuda.is_available():
         raise ArgumentError('--device cuda needs a GPU that torch can use, and there is none. Leave it out.')
     runtimes = list(dict.fromkeys(runtimes))
@@ -86,7 +80,7 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
     threads = torch.get_num_threads()
 
     notes, entries = [], []
-    for contender in _track(build_all(builders, notes), 'Building', len(builders)):
+    for contender in progress(build_all(builders, notes), 'Building', len(builders)):
         entries += make_entries(contender, runtimes, batch, threads, device)
     models = list(dict.fromkeys(entry.model for entry in entries))
     baseline = baseline or models[0]
@@ -136,29 +130,6 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
     return parameter_count(module)[''], int(analyzer.total())
 
 
-def measure(entries: Sequence[Entry], rounds: int, warmup: int) -> None:
-    """Run all entries once per round and append to their ``times_ms``, in an order shuffled before each round.
-
-    So whatever slows the machine for a while meets all of them. An entry's turn is some milliseconds of forward passes
-    that are not timed, at least one, and then one that is: at first the caches hold another network, and the threads of
-    another runtime still spin, waiting for work. (On two cores that made ONNX Runtime's first pass after torch's 1.6
-    times as long.)
-    """
-    order, shuffle = list(entries), random.Random(0).shuffle
-    for i in _track(range(warmup + rounds), 'Measuring'):
-        shuffle(order)
-        for entry in order:
-            settled = time.perf_counter() + _SETTLE_SECONDS
-            entry.run()
-            while time.perf_counter() < settled:
-                entry.run()
-            start = time.perf_counter()
-            entry.run()
-            elapsed = time.perf_counter() - start
-            if i >= warmup:
-                entry.times_ms.append(1000 * elapsed)
-
-
 def summarize(entries: Sequence[Entry], baseline: str) -> list[dict]:
     """One row for each entry: what it is, median, p95, minimum and all times, and its ratio to the baseline.
 
@@ -198,15 +169,3 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     test = permutation_test((ranks, ), lambda ranks, axis: (ranks * others).mean(axis), permutation_type='pairings',
                             vectorized=True, random_state=0)
     return float(spearmanr(x, y).statistic), float(test.pvalue)
-
-
-def cpu_name() -> str:
-    """What the processor calls itself, and how many of it there are."""
-    cpuinfo = Path('/proc/cpuinfo')
-    found = re.search(r'model name\s*:\s*(.+)', cpuinfo.read_text(encoding='utf-8')) if cpuinfo.is_file() else None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return f'{name}, {os.cpu_count()} logical CPUs'
-
-
-def _track(iterable, what: str, total: int | None = None):
-    return track(iterable, what, total, console=Console(stderr=True), transient=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -68,10 +69,22 @@ def _sentence(correlation: dict) -> str:
 
 
 def write_report(report: dict, out_dir: str | Path, name: str) -> list[Path]:
+    """Write ``name``.csv, ``name``.json and ``name``.png into a folder, as :func:`write_rows` does."""
+    return write_rows(report, plot_scatter(report) if 'correlations' in report else plot_bars(report), out_dir, name)
+
+
+def write_rows(report: dict, figure: Figure, out_dir: str | Path, name: str, **texts: str) -> list[Path]:
     """Write ``name``.csv, ``name``.json and ``name``.png into a folder, each complete or not at all.
 
+    Args:
+        report: The JSON. Its ``rows`` are the CSV, but for the times of the single rounds.
+        figure: The PNG.
+        out_dir: The folder.
+        name: Of the files, without suffix.
+        **texts: What else is to be written, by suffix.
+
     Returns:
-        Their paths. The CSV has the columns of the rows but for the times of the single rounds, which are in the JSON.
+        Their paths.
     """
     text = io.StringIO()
     fields = [key for key in report['rows'][0] if key != 'times_ms']
@@ -79,9 +92,9 @@ def write_report(report: dict, out_dir: str | Path, name: str) -> list[Path]:
     writer.writeheader()
     writer.writerows(report['rows'])
     png = io.BytesIO()
-    figure = plot_scatter(report) if 'correlations' in report else plot_bars(report)
     FigureCanvasAgg(figure).print_png(png)
     contents = {'csv': text.getvalue().encode(), 'json': json.dumps(report, indent=1).encode(), 'png': png.getvalue()}
+    contents |= {suffix: each.encode() for suffix, each in texts.items()}
     paths = []
     for suffix, content in contents.items():
         paths.append(Path(out_dir, f'{name}.{suffix}'))
@@ -105,14 +118,13 @@ def plot_scatter(report: dict) -> Figure:
                     axes.scatter(*zip(*points, strict=True), marker=marker, color=color, label=f'{form} form', zorder=2)
             axes.set(xlabel=_LABELS[of], ylabel=f'ms on {runtime}, median', xscale='log', yscale='log')
             for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-                axis.set_major_formatter('{x:g}')
-                axis.set_minor_locator(NullLocator())
+                label_log_axis(axis)
             axes.margins(0.1)
             axes.autoscale_view()
             axes.grid(color='#eeeeee', zorder=0)
             axes.spines[['top', 'right']].set_visible(False)
-            _label(axes, [(row['model'], row[of] / 1e6, row['median_ms']) for row in rows if row['form'] == 'deploy'])
+            label_points(axes, [(row['model'], row[of] / 1e6, row['median_ms']) for row in rows
+                                if row['form'] == 'deploy'])
             rho = next(each['rho'] for each in report['correlations'] if (each['runtime'], each['of']) == (runtime, of))
             if rho is not None:
                 axes.set_title(f'Spearman over deploy forms: {rho:.2f}', fontsize=10)
@@ -120,9 +132,16 @@ def plot_scatter(report: dict) -> Figure:
     return figure
 
 
-def _label(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Names in a column right of a panel, apart from each other, each with a line to its point."""
-    points = sorted(points, key=lambda point: point[2])
+def label_log_axis(axis: Axis) -> None:
+    """Plain numbers, and enough of them, on a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axis.set_major_formatter('{x:g}')
+    axis.set_minor_locator(NullLocator())
+
+
+def label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Names in a column right of a panel, apart from each other, each with a line to its point: (name, x, y)."""
+    points = sorted(points, key=lambda point: (point[2], -point[1]))  # of a row the last one first: lines do not cross
     to_axes = axes.transData + axes.transAxes.inverted()
     gap, bottom, top = min(0.06, 1 / len(points)), 0.0, 1.0
     heights = [to_axes.transform((x, y))[1] for _, x, y in points]

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 from torch import Tensor
 
 from ..datasets.images import image_files, read_image
@@ -79,10 +80,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     cfg = read_config(config, cfg_options)
     model, checkpoint = load_trained(cfg, checkpoint, trust)
     reference = deployable = make_deployable(model, cfg, nms, argmax)
-    height, width = shape or input_shape(cfg)
-    if height < 1 or width < 1 or height % deployable.divisor or width % deployable.divisor:
-        raise ArgumentError(f'The input size is {height}x{width}, but the model takes multiples of '
-                            f'{deployable.divisor}.')
+    height, width = fitting_shape(deployable, cfg, shape)
     if dynamic and deployable.divisor > 1:
         raise ArgumentError(f'With free sizes a graph cannot pad to multiples of {deployable.divisor}, as '
                             'data_preprocessor does. Name one size by --shape, or set its pad_size_divisor=1 by '
@@ -109,8 +107,23 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         image = read_image(image_files(calibration)[0], (height, width), channels)
         example = torch.from_numpy(image.repeat(len(example), axis=0))
     tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
-    agreement = compare(ExportedFile(out), reference, example, *tolerances) if written.run else None
+    agreement = None
+    if written.run:
+        agreement = describe_agreement(answers(reference, example), ExportedFile(out)(example.numpy()), *tolerances)
     return meta | dict(bytes=sum(file.stat().st_size for file in written.files(out)), agreement=agreement)
+
+
+def fitting_shape(model: Deployable, cfg: Config, shape: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Height and width of a graph's input: ``shape``, or else what the config tests at.
+
+    Raises:
+        ArgumentError: The model does not take this size.
+        ConfigError: No size is given, and the config has none.
+    """
+    height, width = shape or input_shape(cfg)
+    if height < 1 or width < 1 or height % model.divisor or width % model.divisor:
+        raise ArgumentError(f'The input size is {height}x{width}, but the model takes multiples of {model.divisor}.')
+    return height, width
 
 
 def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, nms: bool,
@@ -143,17 +156,28 @@ def example_image(shape: tuple[int, int], batch: int = 1, channels: int = 3) -> 
 
 
 @torch.inference_mode()
-def compare(file: ExportedFile, model: Deployable, image: Tensor, pixels: float = 0.5, score: float = 1e-3) -> str:
-    """How far a file's outputs agree with the model's, in words; tolerances as in :func:`share_of_boxes`."""
-    answers = model(image)
-    answers = [answer.numpy() for answer in (answers if isinstance(answers, tuple) else (answers, ))]
-    expected, got = dict(zip(model.output_names, answers, strict=True)), file(image.numpy())
+def answers(model: Deployable, image: Tensor) -> dict[str, np.ndarray]:
+    """A model's outputs by their names, as an :class:`ExportedFile` gives them."""
+    outputs = model(image)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs, )
+    return {name: output.numpy() for name, output in zip(model.output_names, outputs, strict=True)}
+
+
+def largest_differences(expected: dict[str, np.ndarray], got: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of each output the largest difference; for outputs in a fixed order, so not for boxes behind NMS."""
+    return {name: float(np.abs(got[name] - expected[name]).max()) for name in expected}
+
+
+def describe_agreement(expected: dict[str, np.ndarray], got: dict[str, np.ndarray], pixels: float = 0.5,
+                       score: float = 1e-3) -> str:
+    """How far a file's outputs agree with the expected ones, in words; tolerances as in :func:`share_of_boxes`."""
     if 'labels' in expected:
         share = share_of_boxes(expected, got, pixels, score)
         return f'{share:.2%} of the boxes are alike (class, within {pixels:g} px and {score:g} of the score)'
     if 'mask' in expected:
         return f'{np.mean(expected["mask"] == got["mask"]):.2%} of the pixels are alike'
-    return ', '.join(f'{name} differ by at most {np.abs(got[name] - expected[name]).max():.2g}' for name in expected)
+    return ', '.join(f'{name} differ by at most {value:.2g}'
+                     for name, value in largest_differences(expected, got).items())
 
 
 def share_of_boxes(expected: dict[str, np.ndarray], got: dict[str, np.ndarray], pixels: float = 0.5,

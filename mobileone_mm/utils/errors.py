@@ -63,6 +63,10 @@ class MissingPackageError(MobileOneError, ImportError):
     """What was asked for needs a package that is not installed."""
 
 
+class WorkerError(MobileOneError, RuntimeError):
+    """What was given to a process of its own failed there, or ended that process."""
+
+
 class MissingOperatorError(MobileOneError, RuntimeError):
     """Something was used that is only a stand-in here: a compiled operator of mmcv, or a part of torchvision."""
 

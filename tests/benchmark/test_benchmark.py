@@ -16,11 +16,11 @@ from mobileone_mm.benchmark.measure import (
     correlate,
     count,
     make_entries,
-    measure,
     spearman,
     summarize,
 )
 from mobileone_mm.benchmark.report import print_report
+from mobileone_mm.benchmark.timing import measure
 from tests.support import detection, segmentation
 from tests.support.archs import PARAMETERS
 from tests.support.paths import ROOT

@@ -70,6 +70,7 @@ class Format:
             do instead.
         companions: Suffixes of the files beside it, which belong to it.
         note: For the table of formats, where it is executed.
+        runtime: Name for pip of the package that runs it; None: there is no runtime for it here.
         halves_network: Whether the network is given in half precision for ``fp16``; else ``write`` sees to it.
     """
 
@@ -82,6 +83,7 @@ class Format:
     writers: Mapping[str, str] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
     companions: tuple[str, ...] = ()
+    runtime: str | None = None
     halves_network: bool = False
 
     def files(self, out: Path) -> list[Path]:

@@ -78,7 +78,7 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return run, meta
 
 
-FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK',
+FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK', runtime=_PACKAGE,
                 writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'},
                 refuses=dict(dynamic='Name one size by --shape.',
                              fp16='XNNPACK keeps the weights in single precision. Name --int8, or leave it out.'))

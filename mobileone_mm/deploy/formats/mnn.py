@@ -49,6 +49,6 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return run, meta
 
 
-FORMAT = Format('mnn', 'MNN', '.mnn', _write, _run, note='in MNN',
+FORMAT = Format('mnn', 'MNN', '.mnn', _write, _run, note='in MNN', runtime='MNN',
                 writers=dict(onnx='onnx', onnxscript='onnxscript', onnxruntime='onnxruntime', MNN='MNN'),
                 refuses=dict(int8="Leave --int8 out; MNN's own tools quantize its files."))

@@ -73,7 +73,7 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return run, meta
 
 
-FORMAT = Format('ncnn', 'ncnn', '.param', _write, _run, note='in ncnn', companions=('.bin', '.json'),
+FORMAT = Format('ncnn', 'ncnn', '.param', _write, _run, note='in ncnn', runtime='ncnn', companions=('.bin', '.json'),
                 writers=dict(pnnx='pnnx', ncnn='ncnn'),
                 refuses=dict(batch='Leave --batch out: it has no batch axis.', dynamic='Name one size by --shape.',
                              nms='Leave --nms out, and select boxes in the app.',

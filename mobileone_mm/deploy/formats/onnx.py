@@ -54,5 +54,5 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return lambda image: session.run(None, {name: image}), session.get_modelmeta().custom_metadata_map.get(META)
 
 
-FORMAT = Format('onnx', 'ONNX', '.onnx', _write, _run, note='in ONNX Runtime', halves_network=True,
-                writers=dict(onnx='onnx', onnxscript='onnxscript', onnxruntime='onnxruntime'))
+FORMAT = Format('onnx', 'ONNX', '.onnx', _write, _run, note='in ONNX Runtime', runtime='onnxruntime',
+                halves_network=True, writers=dict(onnx='onnx', onnxscript='onnxscript', onnxruntime='onnxruntime'))

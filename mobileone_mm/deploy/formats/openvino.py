@@ -25,5 +25,5 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return lambda image: list(compiled(image).values()), meta
 
 
-FORMAT = Format('openvino', 'OpenVINO', '.xml', _write, _run, note='in OpenVINO', companions=('.bin', ),
-                writers=dict(onnx='onnx', onnxscript='onnxscript', openvino='openvino'))
+FORMAT = Format('openvino', 'OpenVINO', '.xml', _write, _run, note='in OpenVINO', runtime='openvino',
+                companions=('.bin', ), writers=dict(onnx='onnx', onnxscript='onnxscript', openvino='openvino'))

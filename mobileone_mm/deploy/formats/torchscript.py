@@ -28,5 +28,5 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str]:
     return run, files[META]
 
 
-FORMAT = Format('torchscript', 'TorchScript', '.pt', _write, _run, note='in torch', halves_network=True,
-                refuses=dict(int8='Name --format onnx or openvino.'))
+FORMAT = Format('torchscript', 'TorchScript', '.pt', _write, _run, note='in torch', runtime='torch',
+                halves_network=True, refuses=dict(int8='Name --format onnx or openvino.'))

@@ -1,0 +1,78 @@
+"""Forward passes timed in interleaved rounds, and the machine on which that is done."""
+import os
+import platform
+import random
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import track
+
+from ..utils.errors import ArgumentError
+
+_SETTLE_SECONDS = 0.01
+
+
+class Timed(Protocol):
+    """What :func:`measure` takes: ``time_ms`` times one forward pass, and ``times_ms`` gets those that count."""
+
+    times_ms: list[float]
+
+    def time_ms(self) -> float:
+        """Milliseconds of one forward pass, as by :func:`settled_ms`."""
+
+
+def measure(entries: Sequence[Timed], rounds: int, warmup: int) -> None:
+    """Time all entries once per round and append to their ``times_ms``, in an order shuffled before each round.
+
+    So whatever slows the machine for a while meets all of them.
+    """
+    order, shuffle = list(entries), random.Random(0).shuffle
+    for i in progress(range(warmup + rounds), 'Measuring'):
+        shuffle(order)
+        for entry in order:
+            elapsed = entry.time_ms()
+            if i >= warmup:
+                entry.times_ms.append(elapsed)
+
+
+def settled_ms(run: Callable[[], object]) -> float:
+    """Milliseconds of one call, after some milliseconds of calls that are not timed, at least one.
+
+    At first the caches hold another network, and the threads of another runtime still spin, waiting for work. (On two
+    cores that made ONNX Runtime's first pass after torch's 1.6 times as long.)
+    """
+    settled = time.perf_counter() + _SETTLE_SECONDS
+    run()
+    while time.perf_counter() < settled:
+        run()
+    start = time.perf_counter()
+    run()
+    return 1000 * (time.perf_counter() - start)
+
+
+def check_least(least: int, **options: int | None) -> None:
+    """Refuse options that are less than ``least``; None is one that was not given.
+
+    Raises:
+        ArgumentError: Naming the option and what was got.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ArgumentError(f'--{name} must be at least {least}, got {value}.')
+
+
+def cpu_name() -> str:
+    """What the processor calls itself, and how many of it there are."""
+    cpuinfo = Path('/proc/cpuinfo')
+    found = re.search(r'model name\s*:\s*(.+)', cpuinfo.read_text(encoding='utf-8')) if cpuinfo.is_file() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f'{name}, {os.cpu_count()} logical CPUs'
+
+
+def progress(iterable, what: str, total: int | None = None):
+    """The items, with a bar on stderr that goes when they are done."""
+    return track(iterable, what, total, console=Console(stderr=True), transient=True)
