@@ -5,15 +5,18 @@ VENV ?= .venv
 # CUDA and is several gigabytes large; for another build: TORCH='torch==2.13.0 --index-url URL', with
 # pytorch.org's URL for it.
 TORCH ?= torch==2.13.0
-EXTRAS ?= onedl,pretraining,test
+EXTRAS ?= onedl,pretraining
 BIN := $(VENV)/bin
+# A process for each core, with one thread; a file's tests stay together, because they share what they trained.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo demo-seg demo-pretrain test test-slow test-litert lint card clean
+.PHONY: help install install-test demo demo-seg demo-pretrain test test-slow lint card clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-install: $(VENV)/.installed  ## create .venv with everything that demo and test need
+install: $(VENV)/.installed  ## create .venv with what the demos need
+install-test: $(VENV)/.installed-test  ## add what the tests need: pytest, ruff, all exporters and runtimes
 
 $(VENV)/.installed: setup.py Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
@@ -26,6 +29,10 @@ $(VENV)/.installed: setup.py Makefile
 	$(BIN)/pip uninstall -q -y opencv-python
 	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless
 	$(BIN)/python -c 'import cv2, mobileone_mm'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/pip install -e '.[test]'
 	@touch $@
 
 data/shapes:
@@ -48,21 +55,17 @@ demo-pretrain: install  ## pretraining: what the detector of the shapes gains by
 	rm -rf work_dirs/$@
 	$(BIN)/python benchmarks/pretraining.py --out-dir work_dirs/$@
 
-test: install  ## the default tests
-	$(BIN)/python -m pytest
+test: install-test  ## the default tests
+	$(PYTEST)
 
-test-slow: install  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+test-slow: install-test  ## the tests that take minutes
+	$(PYTEST) -m slow
 
-test-litert:  ## the tests of LiteRT, in an environment without mmpretrain, which cannot share one with its converter
-	$(MAKE) install VENV=.venv-litert EXTRAS=onedl,test,export-litert
-	.venv-litert/bin/python -m pytest -m 'slow or not slow' -k litert tests/deploy/test_phone.py
-
-lint: install  ## ruff
+lint: install-test  ## ruff
 	$(BIN)/ruff check
 
 card: install  ## README's tables of models and the metafiles, with latencies of this machine
 	$(BIN)/python tools/model_card.py
 
 clean:  ## remove what the targets made, but not work_dirs
-	rm -rf $(VENV) .venv-litert build dist *.egg-info mobileone_mm/.mim data/shapes
+	rm -rf $(VENV) build dist *.egg-info mobileone_mm/.mim data/shapes

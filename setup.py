@@ -33,11 +33,12 @@ class BuildWithMim(build_py):
 # An export needs those of its format: onnx, onnxscript and the runtime, or coremltools, or none for
 # TorchScript.
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime', 'openvino', 'coremltools']
-# Of phones; each an extra of its own, and in the versions that were tried. LiteRT's converter brings transformers,
-# with which mmpretrain 1.3.6 does not import: it needs an environment without mmpretrain.
+# Of phones; each an extra of its own, and in the versions that were tried. LiteRT's converter takes any transformers,
+# mmpretrain 1.3.6 none from 5 on.
 PHONE = {
     'executorch': ['executorch==1.5.1'],
-    'litert': ['litert-torch==0.10.0', 'ai-edge-litert==2.3.0', 'ai-edge-quantizer==0.10.0'],
+    'litert': ['litert-torch==0.10.0', 'ai-edge-litert==2.3.0', 'ai-edge-quantizer==0.10.0',
+               'transformers>=4.53,<5'],
     'mnn': ['onnx', 'onnxscript', 'onnxruntime', 'MNN==3.6.1'],
     'ncnn': ['ncnn==1.0.20261020', 'pnnx==20261020'],
 }
@@ -65,7 +66,7 @@ setup(
         'openmmlab-pretraining': ['mmpretrain==1.2.0'],
         'export': EXPORT,
         **{f'export-{name}': packages for name, packages in PHONE.items()},
-        'test': [*EXPORT, *PHONE['executorch'], *PHONE['mnn'], *PHONE['ncnn'], 'pytest', 'ruff', 'build', 'psutil'],
+        'test': [*EXPORT, *sum(PHONE.values(), []), 'pytest', 'pytest-xdist', 'ruff', 'build', 'psutil'],
     },
     cmdclass={'build_py': BuildWithMim},
 )

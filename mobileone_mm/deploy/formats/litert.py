@@ -98,8 +98,7 @@ def _metadata(path: Path) -> str | None:
     return None
 
 
-FORMAT = Format('litert', 'LiteRT', '.tflite', _write, _run, note='in LiteRT, in an environment without mmpretrain',
-                runtime='ai-edge-litert',
+FORMAT = Format('litert', 'LiteRT', '.tflite', _write, _run, note='in LiteRT', runtime='ai-edge-litert',
                 writers=dict(litert_torch='litert-torch', ai_edge_litert='ai-edge-litert',
                              ai_edge_quantizer='ai-edge-quantizer'),
                 refuses=dict(dynamic='Name one size by --shape.'))

@@ -1,7 +1,6 @@
 """Non-maximum suppression of plain tensor operators, which every exporter takes."""
 import torch
 from torch import Tensor
-from torch._higher_order_ops.scan import scan
 
 
 def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_img: int,
@@ -41,6 +40,8 @@ def select_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, max_per_im
         return torch.where(iou > iou_threshold, 0., remaining).scatter(1, number, 0.), (score, number)
 
     if as_loop and torch.compiler.is_exporting():
+        from torch._higher_order_ops.scan import scan  # which not all of torch's versions have
+
         _, chosen = scan(choose, remaining, boxes.new_zeros(max_per_img, 1))
         scores, numbers = (each[..., 0].T for each in chosen)
     else:
