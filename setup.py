@@ -1,6 +1,7 @@
 """Packaging; the project's other settings are in pyproject.toml."""
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -66,7 +67,7 @@ setup(
         'openmmlab-pretraining': ['mmpretrain==1.2.0'],
         'export': EXPORT,
         **{f'export-{name}': packages for name, packages in PHONE.items()},
-        'test': [*EXPORT, *sum(PHONE.values(), []), 'pytest', 'pytest-xdist', 'ruff', 'build', 'psutil'],
+        'test': [*EXPORT, *chain(*PHONE.values()), 'pytest', 'pytest-xdist', 'ruff', 'build', 'psutil'],
     },
     cmdclass={'build_py': BuildWithMim},
 )
