@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
                         help='size of the input (default: the config\'s)')
     parser.add_argument('--batch', type=int, default=1, help='images at once (default: %(default)s)')
-    parser.add_argument('--dynamic', action='store_true', help='leave batch, height and width free')
+    parser.add_argument('--dynamic', action='store_true', help='leave height and width free, and the '
+                        'batch where the format can')
     parser.add_argument('--fp16', action='store_true', help='half precision inside')
     parser.add_argument('--int8', metavar='CALIB_DIR', help='quantize to int8, scaled to the images of this folder')
     parser.add_argument('--nms', action='store_true', help='detectors: put NMS into the graph')
@@ -33,6 +34,8 @@ def main() -> None:
                         cfg_options=args.cfg_options, trust=args.trust)
     print(f'Wrote {args.out}: {result["bytes"] / 2**20:.1f} MiB.')
     print(f'Takes {result["input"]}: {tuple(size or "free" for size in result["shape"])}.')
+    if sizes := result.get('sizes'):
+        print('Free sizes are {least} to {most}, multiples of {multiple_of}.'.format_map(sizes))
     for name, meaning in result['outputs'].items():
         print(f'Gives {name}: {meaning}.')
     print(f'Compared with PyTorch on one image: {result["agreement"]}.' if result['agreement'] else

@@ -106,6 +106,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     if calibration is not None:  # what it was not scaled to tells nothing
         image = read_image(image_files(calibration)[0], (height, width), channels)
         example = torch.from_numpy(image.repeat(len(example), axis=0))
+    example = example[:meta['shape'][0]]  # a format may keep the batch at one
     tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
     agreement = None
     if written.run:

@@ -78,6 +78,11 @@ class ExportedModel(BaseModel):
         if any(size not in (None, got) for size, got in zip(expected, x.shape[1:], strict=True)):
             raise DataError(f'The file takes images of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
                             "the test pipeline's Resize, or export with --dynamic.")
+        sizes = self.file.meta.get('sizes') or dict(multiple_of=1, least=1, most=float('inf'))
+        if any(size % sizes['multiple_of'] or not sizes['least'] <= size <= sizes['most'] for size in x.shape[1:]):
+            raise DataError(f'The file takes heights and widths from {sizes["least"]} to {sizes["most"]} that are '
+                            f'multiples of {sizes["multiple_of"]}, got {x.shape[1]}x{x.shape[2]}. Set the test '
+                            "pipeline's Resize, or export with one size.")
         channels = self.file.meta['shape'][1]
         if len(x) == 1 and channels == 3:  # gray becomes three channels, as by mmseg's mean of three
             x = x.expand(3, -1, -1)

@@ -22,8 +22,7 @@ def _write(job: Job) -> None:
     partitioner = require('executorch.backends.xnnpack.partition.xnnpack_partitioner', _PACKAGE)
     job.model.has_loops = True
     with torch.no_grad(), _quiet():
-        model = job.model if job.calibration is None else _quantized(job)
-        program = torch.export.export(model, (job.example, ))
+        program = _exported(job.model if job.calibration is None else _quantized(job), job)
         # There is no block of metadata, but a method of its own may return a text.
         program = require('executorch.exir', _PACKAGE).to_edge_transform_and_lower(
             program, partitioner=[partitioner.XnnpackPartitioner()], constant_methods={META: json.dumps(job.meta)})
@@ -32,11 +31,34 @@ def _write(job: Job) -> None:
         file.write(buffer)
 
 
+def _exported(model: nn.Module, job: Job) -> torch.export.ExportedProgram:
+    if not job.dynamic:
+        return torch.export.export(model, (job.example, ))
+    try:
+        return _with_free_sizes(model, job, 1)
+    except torch._dynamo.exc.UserError:  # the maps of a detector's levels are halved and rounded up
+        return _with_free_sizes(model, job, 4)
+
+
+def _with_free_sizes(model: nn.Module, job: Job, multiple: int) -> torch.export.ExportedProgram:
+    """A program for one image of any size from 64 to 1024, for which its memory is planned, and note what it takes."""
+    free = {axis: torch.export.Dim(name, min=64 // multiple, max=1024 // multiple)
+            for axis, name in ((2, 'height'), (3, 'width'))}
+    program = torch.export.export(model, (job.example[:1], ), dynamic_shapes=(
+        {axis: multiple * size if multiple > 1 else size for axis, size in free.items()}, ))
+    # A map of 1x1, such as the last one of an SSD, is taken to stay one, which may leave less than asked for.
+    ranges = [each for symbol, each in program.range_constraints.items() if symbol.is_Symbol]
+    job.meta.update(shape=[1, *job.meta['shape'][1:]], sizes=dict(
+        multiple_of=multiple, least=multiple * int(max(each.lower for each in ranges)),
+        most=multiple * int(min(each.upper for each in ranges))))
+    return program
+
+
 def _quantized(job: Job) -> nn.Module:
     """The convolutions in int8, but for those that nothing but decoding follows, as in :mod:`..quantize`."""
     xnnpack = require('executorch.backends.xnnpack.quantizer.xnnpack_quantizer', _PACKAGE)
     pt2e = require('torchao.quantization.pt2e.quantize_pt2e', 'torchao')
-    graph = torch.export.export(job.model, (job.example, )).module()
+    graph = _exported(job.model, job).module()
     last = last_convolutions((node.name, node.target is torch.ops.aten.conv2d.default,
                               [each.name for each in node.all_input_nodes], [node.name]) for node in graph.graph.nodes)
     quantizer = xnnpack.XNNPACKQuantizer().set_operator_type(
@@ -80,5 +102,4 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
 
 FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK', runtime=_PACKAGE,
                 writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'},
-                refuses=dict(dynamic='Name one size by --shape.',
-                             fp16='XNNPACK keeps the weights in single precision. Name --int8, or leave it out.'))
+                refuses=dict(fp16='XNNPACK keeps the weights in single precision. Name --int8, or leave it out.'))

@@ -160,10 +160,10 @@ class DeployableDetector(Deployable):
         for i, level in enumerate(maps):
             first, shift = getattr(self, f'first_priors{i}'), getattr(self, f'prior_shift{i}')
             height, width = level.shape[-2:]
-            x, y = (self.one.expand(size).cumsum(0) - 1 for size in (width, height))
-            places = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), dim=-1)
-            places = places.repeat(1, 1, first.shape[-1] // 2) * shift
-            priors.append((places[:, :, None] + first).flatten(0, 2))
+            number = self.one.expand(height * width).cumsum(0) - 1
+            y = torch.div(number, width, rounding_mode='floor')
+            places = torch.stack((number - y * width, y), dim=-1).repeat(1, first.shape[-1] // 2) * shift
+            priors.append((places[:, None] + first).flatten(0, 1))
         return torch.cat(priors)
 
     def _scores(self, cls_scores: Tensor) -> Tensor:

@@ -1,0 +1,182 @@
+"""MobileOne on a GPU: training steps and forward passes in both layouts, and what CUDA asks of a network.
+
+python benchmarks/gpu.py --out gpu.json
+Steps (forward, backward, no optimizer) with live and frozen norms, in float32 and with mm's AMP (float16), plain and
+with a channels_last input, compiled and not, beside mmpretrain's MobileOne if it is installed; forward passes in the
+eval and the deploy form. Interleaved runs, medians; ratios over our plain one of the same row. Then: whether an eval
+forward waits for the GPU, whether CUDA graphs capture it, and a step with SyncBN on NCCL with one process.
+"""
+import argparse
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+
+import torch
+from interleaved import median_seconds
+from mmengine.model import convert_sync_batchnorm
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, distributed, nn
+
+from mobileone_mm import ARCHS, MobileOne
+from mobileone_mm.reparameterize import reparameterize_model
+from mobileone_mm.utils.errors import MissingPackageError, require
+
+
+def networks(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
+    """Ours and mmpretrain's, in training mode."""
+    models = {'ours': MobileOne(arch, norm_eval=norm_eval)}
+    try:
+        require('mobileone_mm.tasks.pretraining')
+        models['mmpretrain'] = require('mmpretrain.models.backbones').MobileOne(arch, norm_eval=norm_eval)
+    except MissingPackageError:
+        pass
+    for model in models.values():
+        model.cuda().train()  # mmpretrain's train() returns nothing
+    return models
+
+
+def step(model: Callable, x: Tensor, amp: bool) -> None:
+    """Forward and backward."""
+    with torch.autocast('cuda', torch.float16, enabled=amp):
+        loss = model(x)[-1].float().mean()
+    loss.backward()
+
+
+@torch.inference_mode()
+def forward(model: Callable, x: Tensor, amp: bool) -> None:
+    """Forward pass."""
+    with torch.autocast('cuda', torch.float16, enabled=amp):
+        model(x)
+
+
+def measured(kind: dict, functions: dict[str, Callable], runs: int) -> list[dict]:
+    """A row for each function, with its median in milliseconds, and its ratio over the first."""
+    working = {}
+    for name, function in functions.items():
+        try:
+            for _ in range(3):
+                function()
+            working[name] = function
+        except RuntimeError as error:
+            print(kind, name, 'fails:', str(error)[:200])
+    medians = median_seconds(working, runs, ' '.join(map(str, kind.values())), warmup=5)
+    first = next(iter(medians.values()))
+    return [kind | dict(path=name, median_ms=1000 * value, ratio=value / first) for name, value in medians.items()]
+
+
+def time_all(args: argparse.Namespace) -> list[dict]:
+    """Rows of all steps and forward passes."""
+    rows = []
+    x = torch.randn(args.batch, 3, args.size, args.size, device='cuda')
+    inputs = {'plain': x, 'channels_last': x.contiguous(memory_format=torch.channels_last)}
+    for arch, norms, amp in product(args.arch, ('live', 'frozen'), (False, True)):
+        models = networks(arch, norms == 'frozen')
+        functions = {f'{name}, {layout}': partial(step, model, data, amp)
+                     for name, model in models.items() for layout, data in inputs.items()}
+        if not args.no_compile:
+            torch.compiler.reset()
+            compiled = torch.compile(models['ours'])
+            functions |= {f'ours compiled, {layout}': partial(step, compiled, data, amp)
+                          for layout, data in inputs.items()}
+        rows += measured(dict(what='step', arch=arch, norms=norms, amp=amp), functions, args.runs)
+    for arch, amp, batch in product(args.arch, (False, True), (1, args.batch)):
+        evaluated = MobileOne(arch).cuda().eval()
+        forms = {'eval': evaluated, 'deploy': reparameterize_model(evaluated)}
+        functions = {f'{form}, {layout}': partial(forward, model, data[:batch], amp)
+                     for form, model in forms.items() for layout, data in inputs.items()}
+        rows += measured(dict(what='forward', arch=arch, batch=batch, amp=amp), functions, args.runs)
+    return rows
+
+
+def waits_for_the_gpu(model: nn.Module, x: Tensor) -> bool:
+    """Whether an inference forward pass makes the host wait."""
+    forward(model, x, False)
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        forward(model, x, False)
+        return False
+    except RuntimeError as error:
+        print('An eval forward waits:', error)
+        return True
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
+def graph_difference(model: nn.Module, x: Tensor) -> float | str:
+    """The largest difference between a captured CUDA graph and a forward pass, or why it cannot be captured."""
+    with torch.inference_mode():
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model(x)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                out = model(x)[-1]
+        except RuntimeError as error:
+            return str(error).split('\n')[0]
+        graph.replay()
+        torch.cuda.synchronize()
+        return (out - model(x)[-1]).abs().max().item()
+
+
+def sync_bn_difference(x: Tensor) -> float:
+    """The largest difference of outputs and gradients of S0 with SyncBN on NCCL, one process, to BN."""
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT='29511', RANK='0', WORLD_SIZE='1')
+    distributed.init_process_group('nccl')
+    torch.manual_seed(0)
+    plain = MobileOne('s0').cuda()
+    synced = MobileOne('s0').cuda()
+    synced.load_state_dict(plain.state_dict())
+    synced = convert_sync_batchnorm(synced)
+    results = []
+    for model in (plain, nn.parallel.DistributedDataParallel(synced)):
+        model.train()
+        out = model(x)[-1]
+        out.square().mean().backward()
+        model.eval()
+        with torch.no_grad():
+            results.append([out, model(x)[-1], *(parameter.grad for parameter in model.parameters())])
+    distributed.destroy_process_group()
+    return max(((a - b).abs().max() / a.abs().max().clamp(min=1e-6)).item() for a, b in zip(*results, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--arch', nargs='+', default=['s0', 's2'], choices=ARCHS)
+    parser.add_argument('--batch', type=int, default=64)
+    parser.add_argument('--size', type=int, default=320)
+    parser.add_argument('--runs', type=int, default=30)
+    parser.add_argument('--no-compile', action='store_true', help='without torch.compile')
+    parser.add_argument('--out', help='JSON file for the results')
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error('There is no GPU that torch can use.')
+    x = torch.randn(2, 3, args.size, args.size, device='cuda')
+    checks = {}
+    for name, model in (('eval', MobileOne('s0').cuda().eval()),
+                        ('deploy', reparameterize_model(MobileOne('s0')).cuda().eval())):
+        checks[f'{name}_forward_waits'] = waits_for_the_gpu(model, x)
+        checks[f'{name}_cuda_graph'] = graph_difference(model, x)
+    checks['sync_bn_relative_difference'] = sync_bn_difference(x)
+    print(checks)
+    report = dict(gpu=torch.cuda.get_device_name(), torch=torch.__version__, settings=vars(args), checks=checks,
+                  rows=time_all(args))
+    columns = ('what', 'arch', 'norms', 'amp', 'batch', 'path', 'median_ms', 'ratio')
+    table = Table(*columns, title=f'{report["gpu"]}, torch {report["torch"]}, batch {args.batch}, '
+                  f'{args.size}x{args.size}, medians of {args.runs} runs')
+    for row in report['rows']:
+        table.add_row(*(f'{value:.2f}' if isinstance(value, float) else str(value)
+                        for value in (row.get(column, '') for column in columns)))
+    Console(width=120).print(table)
+    if args.out:
+        with open(args.out, 'w', encoding='utf-8') as file:
+            json.dump(report, file, indent=1)
+
+
+if __name__ == '__main__':
+    main()
