@@ -7,8 +7,8 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 EXTRAS ?= onedl,pretraining
 BIN := $(VENV)/bin
-# A process for each core, with one thread; a file's tests stay together, because they share what they trained.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+# A process for each core, with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: help install install-test demo demo-seg demo-pretrain test test-slow lint card clean
 

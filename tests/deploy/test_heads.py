@@ -16,6 +16,7 @@ from mobileone_mm.deploy.wrappers.detector import DeployableDetector
 from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import ConfigError
 from tests.support import heads, tiny
+from tests.support.formats import PHONES, require
 from tests.support.reference import randomize
 from tests.support.runs import cfg_options, python
 
@@ -85,16 +86,15 @@ def test_same_boxes_as_mmdet(head, images, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('suffix', ['.onnx', '.xml'])
-def test_other_formats(suffix, images, tmp_path):
-    if suffix == '.xml':
-        pytest.importorskip('openvino')
-    trained = make(tmp_path, 'atss')
+@pytest.mark.parametrize('head, name', [('atss', 'onnx'), ('atss', 'openvino'), *[('fcos', name) for name in PHONES]])
+def test_other_formats(head, name, images, tmp_path):
+    fmt, trained = require(name), make(tmp_path, head)
     expected = predicted(*trained, images)
-    for name, options in dict(raw={}, nms=dict(nms=True), free=dict(dynamic=True)).items():
-        file = tmp_path / f'{name}{suffix}'
-        export(*trained, file, 'onnx' if suffix == '.onnx' else 'openvino', **options)
-        assert_same_boxes(expected, predicted(trained[0], file, images))
+    for option, options in dict(raw={}, nms=dict(nms=True), dynamic=dict(dynamic=True)).items():
+        if option not in fmt.refuses:
+            file = tmp_path / f'{option}{fmt.suffix}'
+            export(*trained, file, name, **options)
+            assert_same_boxes(expected, predicted(trained[0], file, images))
 
 
 @pytest.mark.parametrize('test_cfg, at_least', [

@@ -2,15 +2,18 @@
 some of these runtimes end the process on what they do not like."""
 import json
 import shutil
+from operator import le
 
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS, init_default_scope
 
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
 from mobileone_mm.deploy.formats import FORMATS
 from mobileone_mm.deploy.formats.base import Job
 from mobileone_mm.deploy.reader import ExportedFile
+from mobileone_mm.engine.config import read_config
 from mobileone_mm.utils.errors import ArgumentError, ConfigError, ExportedFileError, MissingFileError
 from tests.support.apple import apples_classifier, imagenet_images
 from tests.support.formats import PHONES, exported, formats, require
@@ -47,6 +50,7 @@ def test_predictions_and_metadata(name, tiny_detector, shapes_root, tmp_path):
     code = f"""
 import json
 from mobileone_mm.deploy.reader import ExportedFile
+from mobileone_mm.engine.config import read_config
 print(json.dumps(ExportedFile({str(out)!r}).meta))"""
     meta = json.loads(python('-c', code).stdout.strip().split('\n')[-1])
     assert meta['task'] == 'detection' and meta['classes'][0] == 'circle'
@@ -97,8 +101,8 @@ def test_int8_of_apples_s0(name, tmp_path):
 
 
 @pytest.mark.parametrize('name, options, message', [
-    *[(name, dict(nms=True), '--nms is not for .* in the app') for name in PHONES],
-    *[(name, dict(dynamic=True), '--dynamic is not for .* Name one size') for name in ('executorch', 'litert', 'ncnn')],
+    ('ncnn', dict(nms=True), '--nms is not for .* in the app'),
+    *[(name, dict(dynamic=True), '--dynamic is not for .* Name one size') for name in ('litert', 'ncnn')],
     *[(name, dict(half=True), '--fp16 is not for .* Name --int8') for name in ('executorch', )],
     *[(name, dict(calibration='x'), '--int8 is not for .*Leave --int8 out') for name in ('mnn', 'ncnn')],
     ('ncnn', dict(batch=2), '--batch is not for ncnn here'),
@@ -119,13 +123,57 @@ def test_half_precision_of_weights(tiny_detector, tmp_path):
         assert sizes[1] < 0.8 * sizes[0] and 'differ by at most' in printed
 
 
-def test_free_sizes_of_mnn(tiny_segmentor, shapes_root, tmp_path):
-    require('mnn')
-    exported(tiny_segmentor, tmp_path / 'free.mnn', 'mnn', '--dynamic')
+@formats('executorch', 'mnn')
+def test_free_sizes(name, tiny_segmentor, shapes_root, tmp_path):
+    fmt = require(name)
+    printed = exported(tiny_segmentor, tmp_path / f'free{fmt.suffix}', name, '--dynamic')
     exported(tiny_segmentor, tmp_path / 'free.onnx', 'onnx', '--dynamic')
     image = example_image((64, 96)).numpy()
-    got, expected = (ExportedFile(tmp_path / f'free{suffix}')(image)['logits'] for suffix in ('.mnn', '.onnx'))
+    file = ExportedFile(tmp_path / f'free{fmt.suffix}')
+    got, expected = (each(image)['logits'] for each in (file, ExportedFile(tmp_path / 'free.onnx')))
     np.testing.assert_allclose(got, expected, atol=1e-4)
+    if name == 'executorch':  # whose memory is planned for a largest size
+        assert 'Free sizes are 64 to 1024, multiples of 1.' in printed and file.meta['shape'] == [1, 3, None, None]
+        result = python('tools/predict.py', next((shapes_root / 'JPEGImages').iterdir()), tiny_segmentor[0],
+                        tmp_path / 'free.pte', '--out-dir', tmp_path / 'out', '--shape', 32, 64, check=False)
+        assert 'The file takes heights and widths from 64 to 1024 that are multiples of 1, got 32x64' in result.stderr
+
+
+@formats('executorch', 'litert', 'mnn')
+def test_nms_in_the_file(name, tiny_detector, shapes_root, tmp_path):
+    fmt = require(name)
+    out = tmp_path / f'nms{fmt.suffix}'
+    assert '100.00% of the boxes are alike' in exported(tiny_detector, out, name, '--nms')
+    python('tools/test.py', tiny_detector[0], out, '--work-dir', tmp_path / 'work', SHAPES_ROOT=shapes_root)
+    expected = logged(tiny_detector[1].parent, 'coco/bbox_mAP')
+    assert logged(tmp_path / 'work', 'coco/bbox_mAP') == pytest.approx(expected, abs=0.01)
+
+
+@pytest.fixture(scope='module')
+def s0(tmp_path_factory):
+    """Our configs of S0, with Apple's weights in the backbone and random ones behind it."""
+    folder, trained = tmp_path_factory.mktemp('s0'), []
+    for config in ('detection/ssdlite_mobileone_s0', 'segmentation/deeplabv3_mobileone_s0_voc12aug'):
+        cfg = read_config(ROOT / f'configs/{config}.py')
+        cfg.model.backbone.update(deploy=True, init_cfg=dict(
+            type='Pretrained', checkpoint=str(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth')))
+        init_default_scope(cfg.default_scope)
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        trained.append((ROOT / f'configs/{config}.py', folder / f'{len(trained)}.pth'))
+        torch.save(dict(state_dict=model.state_dict()), trained[-1][1])
+    return trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', PHONES)
+def test_s0_in_full_size(name, s0, tmp_path):
+    fmt = require(name)
+    for number, (model, limits) in enumerate(zip(s0, ((0.01, 1e-5), (1e-4, )), strict=True)):
+        printed = exported(model, tmp_path / f'{number}{fmt.suffix}', name)
+        differences = [float(part.split()[0].rstrip(',.')) for part in printed.split('at most ')[1:]]
+        assert len(differences) == len(limits) and all(map(le, differences, limits)), printed
 
 
 def test_classes_instead_of_logits(tiny_segmentor, tmp_path):

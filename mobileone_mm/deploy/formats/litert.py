@@ -2,7 +2,8 @@
 import json
 import os
 import struct
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,16 +17,22 @@ from .base import META, Format, Job, Run, not_ours, reading
 
 def _write(job: Job) -> None:
     converter = require('litert_torch', 'litert-torch')
-    with TemporaryDirectory() as folder, open(os.devnull, 'w') as nowhere:
+    with TemporaryDirectory() as folder:
         path = Path(folder, 'model.tflite')
-        with torch.no_grad(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+        with torch.no_grad(), _quiet():
             converter.convert(job.model.eval(), (job.example, )).export(str(path))
-            _add_metadata(path, json.dumps(job.meta))
-            if job.calibration is not None or job.half:
-                _quantize(job, path)
+        _add_metadata(path, json.dumps(job.meta))
+        if job.calibration is not None or job.half:
+            _quantize(job, path)
         content = path.read_bytes()
     with atomic_file(job.out) as file:
         file.write(content)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _add_metadata(path: Path, text: str) -> None:
@@ -61,7 +68,8 @@ def _quantize(job: Job, path: Path) -> None:
                                         weight_granularity=granularity)
         (key, signature), = _interpreter(str(path), None).get_signature_list().items()
         data = quantizer.calibrate({key: [{signature['inputs'][0]: batch} for batch in job.calibration_batches()]})
-    path.write_bytes(quantizer.quantize(data).quantized_model)
+    with _quiet():
+        path.write_bytes(quantizer.quantize(data).quantized_model)
 
 
 def _interpreter(path: str, threads: int | None):
