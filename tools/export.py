@@ -24,6 +24,8 @@ def main() -> None:
     parser.add_argument('--int8', metavar='CALIB_DIR', help='quantize to int8, scaled to the images of this folder')
     parser.add_argument('--nms', action='store_true', help='detectors: put NMS into the graph')
     parser.add_argument('--argmax', action='store_true', help='segmentors: classes instead of logits')
+    parser.add_argument('--backend', choices=[name for each in FORMATS.values() for name in each.backends],
+                        help='of executorch: what the file is for (default: xnnpack; others are not executed here)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
                         help='override settings of the config')
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
@@ -31,7 +33,7 @@ def main() -> None:
     with errors_in_one_line():
         result = export(args.config, args.checkpoint, args.out, args.format, shape=args.shape, batch=args.batch,
                         dynamic=args.dynamic, half=args.fp16, nms=args.nms, argmax=args.argmax, calibration=args.int8,
-                        cfg_options=args.cfg_options, trust=args.trust)
+                        backend=args.backend, cfg_options=args.cfg_options, trust=args.trust)
     print(f'Wrote {args.out}: {result["bytes"] / 2**20:.1f} MiB.')
     print(f'Takes {result["input"]}: {tuple(size or "free" for size in result["shape"])}.')
     if sizes := result.get('sizes'):

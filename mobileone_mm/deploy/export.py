@@ -40,7 +40,7 @@ _OUTPUTS = {
 def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str, *,
            shape: tuple[int, int] | None = None, batch: int = 1, dynamic: bool = False, half: bool = False,
            nms: bool = False, argmax: bool = False, calibration: str | Path | None = None, per_channel: bool = True,
-           cfg_options: dict | None = None, trust: bool = False) -> dict:
+           backend: str | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
     """Write a trained detector, segmentor or classifier for a runtime, and compare its outputs with PyTorch's.
 
     The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
@@ -60,6 +60,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         argmax: Whether the graph gives classes instead of logits, for segmentors.
         calibration: Folder of images; given, the network is quantized to int8.
         per_channel: Whether int8 has a scale for each channel of a kernel, or one for all of it, which costs accuracy.
+        backend: What the file is made for, where the format has several; default: the first, which is executed here.
         cfg_options: As ``--cfg-options``.
         trust: As for ``read_checkpoint``.
 
@@ -77,6 +78,7 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     """
     out = Path(out)
     written = _check_options(out, fmt, batch, dynamic, half, nms, calibration)
+    backend = _check_backend(written, backend, dynamic or nms or calibration is not None)
     cfg = read_config(config, cfg_options)
     model, checkpoint = load_trained(cfg, checkpoint, trust)
     reference = deployable = make_deployable(model, cfg, nms, argmax)
@@ -94,24 +96,28 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
         deployable.fix_size(example)
     if deployable is not reference:
         deployable.half_network()
-    meta = dict(
-        task=deployable.task,
-        shape=[None, channels, None, None] if dynamic else [batch, channels, height, width],
-        input=f'{_ORDERS.get(channels, _OTHER_ORDER)}, (N, {channels}, H, W), float32 from 0 to 255, in the size that '
-              'the network takes',
-        outputs={name: _OUTPUTS[deployable.task][name] for name in deployable.output_names},
-        classes=class_names(cfg, checkpoint), config=Path(config).name, **deployable.meta)
+    meta = _describe(deployable, [None, channels, None, None] if dynamic else [batch, channels, height, width])
+    meta |= dict(classes=class_names(cfg, checkpoint), config=Path(config).name)
+    meta |= deployable.meta | ({'backend': backend} if backend else {})
     make_folder(out.parent)
-    written.write(Job(deployable, example, out, meta, dynamic, half, calibration, per_channel))
+    written.write(Job(deployable, example, out, meta, dynamic, half, calibration, per_channel, backend))
     if calibration is not None:  # what it was not scaled to tells nothing
         image = read_image(image_files(calibration)[0], (height, width), channels)
         example = torch.from_numpy(image.repeat(len(example), axis=0))
     example = example[:meta['shape'][0]]  # a format may keep the batch at one
     tolerances = (5., 0.1) if half or calibration is not None else (0.5, 1e-3)
     agreement = None
-    if written.run:
+    if written.run and backend in (None, *written.backends[:1]):
         agreement = describe_agreement(answers(reference, example), ExportedFile(out)(example.numpy()), *tolerances)
     return meta | dict(bytes=sum(file.stat().st_size for file in written.files(out)), agreement=agreement)
+
+
+def _describe(model: Deployable, shape: list[int | None]) -> dict:
+    return dict(
+        task=model.task, shape=shape,
+        input=f'{_ORDERS.get(model.channels, _OTHER_ORDER)}, (N, {model.channels}, H, W), float32 from 0 to 255, in '
+              'the size that the network takes',
+        outputs={name: _OUTPUTS[model.task][name] for name in model.output_names})
 
 
 def fitting_shape(model: Deployable, cfg: Config, shape: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -148,6 +154,18 @@ def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, n
     for module, package in chosen.writers.items():
         require(module, package)
     return chosen
+
+
+def _check_backend(chosen: Format, backend: str | None, has_options: bool) -> str | None:
+    if backend is None:
+        return next(iter(chosen.backends), None)
+    if backend not in chosen.backends:
+        allowed = f'Allowed are {", ".join(chosen.backends)}.' if chosen.backends else 'Leave it out.'
+        raise ArgumentError(f'--backend {backend} is not for {chosen.title}. {allowed}')
+    if backend != chosen.backends[0] and has_options:
+        raise ArgumentError(f'--backend {backend} goes without --dynamic, --nms and --int8, which were not tried with '
+                            'it. Leave these out.')
+    return backend
 
 
 def example_image(shape: tuple[int, int], batch: int = 1, channels: int = 3) -> Tensor:

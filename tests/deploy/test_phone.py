@@ -113,6 +113,29 @@ def test_what_a_format_does_not_have(name, options, message, tiny_detector, tmp_
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', ['vulkan', 'coreml'])
+def test_backends_of_phones(backend, tiny_detector, tmp_path):
+    require('executorch')
+    if backend == 'coreml':
+        require('coreml')
+    out = tmp_path / 'a.pte'
+    assert 'It was not executed' in exported(tiny_detector, out, 'executorch', '--backend', backend)
+    result = python('tools/test.py', tiny_detector[0], out, '--work-dir', tmp_path / 'work', check=False)
+    assert result.returncode == 1 and f'is for the backend {backend}, which there is on phones only' in result.stderr
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(fmt='onnx', backend='vulkan'), '--backend vulkan is not for ONNX. Leave it out.'),
+    (dict(fmt='executorch', backend='mps'), '--backend mps is not for ExecuTorch. Allowed are xnnpack, vulkan, coreml'),
+    (dict(fmt='executorch', backend='vulkan', nms=True), '--backend vulkan goes without --dynamic, --nms and --int8'),
+])
+def test_backends_that_are_refused(options, message, tiny_detector, tmp_path):
+    require(options['fmt'])
+    with pytest.raises(ArgumentError, match=message):
+        export(*tiny_detector, tmp_path / f'a{FORMATS[options["fmt"]].suffix}', **options)
+
+
 def test_half_precision_of_weights(tiny_detector, tmp_path):
     for name in ('mnn', 'ncnn'):
         fmt, sizes = require(name), []

@@ -36,6 +36,7 @@ class Job:
         half: Whether half precision was asked for.
         calibration: Folder of images to scale int8 to, if it was asked for.
         per_channel: Whether int8 has a scale for each channel of a kernel.
+        backend: One of the format's backends, if it has any.
     """
 
     model: Deployable
@@ -46,6 +47,7 @@ class Job:
     half: bool = False
     calibration: str | Path | None = None
     per_channel: bool = True
+    backend: str | None = None
 
     def calibration_batches(self) -> Iterator[np.ndarray]:
         """The images of ``calibration`` as the file will get them, each repeated to the batch of ``example``."""
@@ -68,6 +70,7 @@ class Format:
         writers: Modules that writing needs, and their names for pip where these are others.
         refuses: Options (``batch``, ``dynamic``, ``nms``, ``fp16``, ``int8``) that it does not have, each with what to
             do instead.
+        backends: What a file can be made for, where that is to be chosen; only the first is executed here.
         companions: Suffixes of the files beside it, which belong to it.
         note: For the table of formats, where it is executed.
         runtime: Name for pip of the package that runs it; None: there is no runtime for it here.
@@ -82,6 +85,7 @@ class Format:
     note: str
     writers: Mapping[str, str] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
+    backends: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
     runtime: str | None = None
     halves_network: bool = False

@@ -1,4 +1,4 @@
-"""ExecuTorch, with XNNPACK on the CPU."""
+"""ExecuTorch, with XNNPACK on the CPU; for Vulkan and Core ML files are only written."""
 import json
 import logging
 import warnings
@@ -10,22 +10,31 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...utils.errors import require
+from ...utils.errors import ExportedFileError, require
 from ...utils.files import atomic_file
 from ..quantize import last_convolutions
 from .base import META, Format, Job, Run, reading
 
 _PACKAGE = 'executorch'
+# Each backend by its module and the class there.
+_PARTITIONERS = {
+    'xnnpack': ('executorch.backends.xnnpack.partition.xnnpack_partitioner', 'XnnpackPartitioner'),
+    'vulkan': ('executorch.backends.vulkan.partitioner.vulkan_partitioner', 'VulkanPartitioner'),
+    'coreml': ('executorch.backends.apple.coreml.partition', 'CoreMLPartitioner'),
+}
 
 
 def _write(job: Job) -> None:
-    partitioner = require('executorch.backends.xnnpack.partition.xnnpack_partitioner', _PACKAGE)
+    if job.backend == 'coreml':
+        require('coremltools')
+    module, partitioner = _PARTITIONERS[job.backend or 'xnnpack']
+    partitioner = getattr(require(module, _PACKAGE), partitioner)()
     job.model.has_loops = True
     with torch.no_grad(), _quiet():
         program = _exported(job.model if job.calibration is None else _quantized(job), job)
         # There is no block of metadata, but a method of its own may return a text.
         program = require('executorch.exir', _PACKAGE).to_edge_transform_and_lower(
-            program, partitioner=[partitioner.XnnpackPartitioner()], constant_methods={META: json.dumps(job.meta)})
+            program, partitioner=[partitioner], constant_methods={META: json.dumps(job.meta)})
         buffer = program.to_executorch().buffer
     with atomic_file(job.out) as file:
         file.write(buffer)
@@ -91,6 +100,10 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
         if META not in program.method_names:
             return None, None
         meta, = program.load_method(META).execute([])
+        backend = json.loads(meta).get('backend', 'xnnpack')
+        if backend != 'xnnpack':
+            raise ExportedFileError(f'{str(path)!r} is for the backend {backend}, which there is on phones only. '
+                                    'Export without --backend.')
         method = program.load_method('forward')
 
     def run(image: np.ndarray) -> list[np.ndarray]:
@@ -101,5 +114,5 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
 
 
 FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK', runtime=_PACKAGE,
-                writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'},
+                writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'}, backends=tuple(_PARTITIONERS),
                 refuses=dict(fp16='XNNPACK keeps the weights in single precision. Name --int8, or leave it out.'))
