@@ -12,7 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', metavar='CONFIG', help='config that it was trained with')
     parser.add_argument('checkpoint', metavar='CKPT', help='its checkpoint')
-    parser.add_argument('--format', default='onnx', choices=FORMATS, help='default: %(default)s')
+    parser.add_argument('--format', choices=FORMATS, help='default: by the end of --out')
     parser.add_argument('--out', required=True, help='file to write; ends in '
                         + ', '.join(f'{each.suffix} ({name})' for name, each in FORMATS.items()))
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),

@@ -136,7 +136,7 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
     fixed = exported['shape'][2:] if exported and exported['shape'][2] else None
     if fixed and shape not in (None, tuple(fixed), fixed):
         raise ArgumentError(f'{str(checkpoint)!r} takes images of {fixed[0]}x{fixed[1]}. Leave --shape out, or export '
-                            'with --dynamic.')
+                            'with this --shape.')
     use_pipeline(cfg, library, shape or (fixed if inference_pipeline(cfg) is None else None))
     if exported:
         use_exported(cfg, checkpoint, cfg_options)

@@ -93,7 +93,7 @@ def compare_formats(config: str | Path, checkpoint: str | Path, formats: Sequenc
                     shape: tuple[int, int] | None = None, threads: int | None = None, rounds: int = 50,
                     warmup: int = 5, out_dir: str | Path = 'work_dirs/formats', cfg_options: dict | None = None,
                     trust: bool = False) -> dict:
-    """Export a trained detector or segmentor in many formats, and test and time all of them.
+    """Export a trained detector, segmentor or classifier in many formats, and test and time all of them.
 
     A format that is not installed, has no runtime here or fails is a row with its reason.
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..datasets.images import image_files, read_image
 from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
-from ..utils.errors import ArgumentError, require
+from ..utils.errors import ArgumentError, MissingPackageError, require
 from ..utils.files import make_folder
-from .formats import FORMATS, Format
+from .formats import FORMATS, Format, format_of
 from .formats.base import Job
 from .reader import ExportedFile
 from .wrappers import input_shape, make_deployable
@@ -37,7 +37,7 @@ _OUTPUTS = {
 }
 
 
-def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str, *,
+def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str | None = None, *,
            shape: tuple[int, int] | None = None, batch: int = 1, dynamic: bool = False, half: bool = False,
            nms: bool = False, argmax: bool = False, calibration: str | Path | None = None, per_channel: bool = True,
            backend: str | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
@@ -50,11 +50,11 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     Args:
         config: Config that it was trained with.
         checkpoint: Its checkpoint, in train or deploy form.
-        out: File to write, complete or not at all. OpenVINO has a second one with the weights, Core ML's is a folder.
-        fmt: A name in :data:`.formats.FORMATS`; what it does not allow is refused.
+        out: File to write, complete or not at all. Some formats have further files beside it; Core ML's is a folder.
+        fmt: A name in :data:`.formats.FORMATS`, what it does not allow is refused; default: by the end of ``out``.
         shape: Height and width of the input; default: what the config tests at.
         batch: Images at once.
-        dynamic: Whether batch, height and width may vary.
+        dynamic: Whether height and width may vary, and the batch where the format can.
         half: Half precision inside; input and outputs stay float32.
         nms: Whether NMS is in the graph, for detectors.
         argmax: Whether the graph gives classes instead of logits, for segmentors.
@@ -133,12 +133,15 @@ def fitting_shape(model: Deployable, cfg: Config, shape: tuple[int, int] | None 
     return height, width
 
 
-def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, nms: bool,
+def _check_options(out: Path, fmt: str | None, batch: int, dynamic: bool, half: bool, nms: bool,
                    calibration: str | Path | None) -> Format:
     """Refuse early what would fail late."""
-    if fmt not in FORMATS:
+    if fmt not in (None, *FORMATS):
         raise ArgumentError(f'Unknown format {fmt!r}. Allowed are {", ".join(FORMATS)}.')
-    chosen = FORMATS[fmt]
+    chosen = FORMATS[fmt] if fmt else format_of(out.suffix)
+    if chosen is None:
+        ends = ', '.join(f'{each.suffix} ({name})' for name, each in FORMATS.items())
+        raise ArgumentError(f'No format ends as {str(out)!r} does. Allowed are {ends}.')
     if out.suffix != chosen.suffix:
         raise ArgumentError(f'A file of format {fmt} ends in {chosen.suffix}, got {str(out)!r}.')
     if batch < 1 or (batch > 1 and dynamic):
@@ -151,9 +154,22 @@ def _check_options(out: Path, fmt: str, batch: int, dynamic: bool, half: bool, n
         raise ArgumentError('int8 excludes half precision. Leave one of the two out.')
     if calibration is not None:
         image_files(calibration)
-    for module, package in chosen.writers.items():
-        require(module, package)
+    _check_packages(chosen)
     return chosen
+
+
+def _check_packages(chosen: Format) -> None:
+    """Name all that is missing, and the extra, which has the versions that were tried."""
+    missing = {}
+    for module, package in chosen.writers.items():
+        try:
+            require(module, package)
+        except MissingPackageError as error:
+            missing[package] = error
+    if missing:
+        first = next(iter(missing.values()))
+        raise MissingPackageError(f'{chosen.title} needs {", ".join(missing)}, not importable ({first.__cause__}). '
+                                  f"Install what it needs: pip install 'mobileone_mm[{chosen.extra}]'") from first
 
 
 def _check_backend(chosen: Format, backend: str | None, has_options: bool) -> str | None:

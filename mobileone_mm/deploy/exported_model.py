@@ -74,15 +74,7 @@ class ExportedModel(BaseModel):
     val_step = test_step
 
     def _image(self, x: Tensor) -> np.ndarray:
-        expected = self.file.meta['shape'][2:]
-        if any(size not in (None, got) for size, got in zip(expected, x.shape[1:], strict=True)):
-            raise DataError(f'The file takes images of {expected[0]}x{expected[1]}, got {x.shape[1]}x{x.shape[2]}. Set '
-                            "the test pipeline's Resize, or export with --dynamic.")
-        sizes = self.file.meta.get('sizes') or dict(multiple_of=1, least=1, most=float('inf'))
-        if any(size % sizes['multiple_of'] or not sizes['least'] <= size <= sizes['most'] for size in x.shape[1:]):
-            raise DataError(f'The file takes heights and widths from {sizes["least"]} to {sizes["most"]} that are '
-                            f'multiples of {sizes["multiple_of"]}, got {x.shape[1]}x{x.shape[2]}. Set the test '
-                            "pipeline's Resize, or export with one size.")
+        self.file.check_size(*x.shape[1:])
         channels = self.file.meta['shape'][1]
         if len(x) == 1 and channels == 3:  # gray becomes three channels, as by mmseg's mean of three
             x = x.expand(3, -1, -1)
@@ -179,7 +171,7 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
         if scope == 'mmpretrain':  # how much of an image a crop shows is part of how it was trained
             raise ConfigError(f'{str(file)!r} takes images of {height}x{width}, and the test pipeline of '
                               f'{cfg.filename!r} gives {"x".join(map(str, size)) if size else "images of any size"}. '
-                              'Export with the size of the pipeline, or with --dynamic; or change the pipeline.')
+                              'Export with the size of the pipeline, or change the pipeline.')
         is_squashed |= any(type_name(step) == 'Resize' and step.get('keep_ratio') for step in dataset.pipeline)
         dataset.pipeline = resized(dataset.pipeline, (height, width))
     if is_squashed:

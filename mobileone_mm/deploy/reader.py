@@ -1,15 +1,13 @@
 """Exported files, run."""
 import functools
-import json
 import os
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
-from ..utils.errors import ExportedFileError, MissingFileError
+from ..utils.errors import DataError, ExportedFileError, MissingFileError
 from .formats import FORMATS, format_of
-from .formats.base import not_ours
 
 
 class ExportedFile:
@@ -21,7 +19,7 @@ class ExportedFile:
 
     Attributes:
         meta: What the file says of itself: ``task``, ``classes``, ``input``, ``outputs``, ``shape`` (None where
-            free).
+            free), and others of some tasks and formats.
 
     Raises:
         MissingFileError: There is no such file.
@@ -38,14 +36,31 @@ class ExportedFile:
         for file in written.files(path):
             if not file.is_file():
                 raise MissingFileError(f'There is no file {str(file)!r}.')
-        self._run, meta = written.run(path, threads)
-        if not meta:
-            raise not_ours(path, 'it has no metadata of ours')
-        self.meta = json.loads(meta)
+        self._run, self.meta = written.run(path, threads)
 
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Images as ``meta['input']`` says, (N, C, H, W), float32 from 0 to 255 -> the outputs by their names."""
+        """Images as ``meta['input']`` says, (N, C, H, W), float32 from 0 to 255 -> the outputs by their names.
+
+        Raises:
+            DataError: The file does not take images of this size.
+        """
+        self.check_size(*image.shape[2:])
         return dict(zip(self.meta['outputs'], self._run(image), strict=True))
+
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise a DataError for a size that the file does not take."""
+        expected = tuple(self.meta['shape'][2:])
+        if None not in expected and expected != (height, width):
+            raise DataError(f'The file takes images of {expected[0]}x{expected[1]}, got {height}x{width}. Resize them '
+                            "(--shape, or the test pipeline's Resize), or export with another --shape.")
+        if sizes := self.meta.get('sizes'):
+            step, least, most = sizes['multiple_of'], sizes['least'], sizes['most']
+            if any(size % step or not least <= size <= most for size in (height, width)):
+                steps = f' that are multiples of {step}' if step > 1 else ''
+                raise DataError(f'The file takes heights and widths from {least} to {most}{steps}, got '
+                                f"{height}x{width}. Resize images (--shape, or the test pipeline's Resize), or export "
+                                'with one size.')
 
 
 def open_exported(path: str | Path) -> ExportedFile:

@@ -65,7 +65,7 @@ def test_a_detector(tiny_detector, shapes_root, stand_ins, tmp_path):
         assert rows[name]['boxes_difference'] < 0.01 and rows[name]['scores_difference'] < 1e-4
         assert rows[name]['size_mib'] > 0.1 and rows[name]['median_ms'] > 0
         assert not rows[name]['reason']
-    assert 'pip install MNN' in rows['MNN']['reason'] and rows['MNN']['size_mib'] is None
+    assert "pip install 'mobileone_mm[export-mnn]'" in rows['MNN']['reason'] and rows['MNN']['size_mib'] is None
     assert 'ended by SIGABRT' in rows['OpenVINO']['reason'] and rows['OpenVINO']['metric'] is None
     assert f'ncnn {report["versions"]["ncnn"]}' in ' '.join(screen.split()) and 'MNN' not in report['versions']
     assert {path.name for path in (tmp_path / 'files').iterdir()} == {

@@ -80,6 +80,11 @@ def test_int8(name, tiny_detector, tiny_segmentor, shapes_root, tmp_path):
             out = tmp_path / f'{len(options)}{fmt.suffix}'
             printed = exported(model, out, name, *options)
             sizes[len(options)] = out.stat().st_size
+        work = tmp_path / model[1].parent.parent.name
+        python('tools/test.py', model[0], out, '--work-dir', work, SHAPES_ROOT=shapes_root)
+        metric = 'mIoU' if model is tiny_segmentor else 'coco/bbox_mAP'
+        assert logged(work, metric)[metric] == pytest.approx(
+            logged(model[1].parent, metric)[metric], abs=5 if metric == 'mIoU' else 0.05)
         differences = [float(part.split()[0].rstrip('.')) for part in printed.replace(',', ' ').split('at most ')[1:]]
         assert all(0 < difference < 5 for difference in differences), printed
         assert sizes[2] < 0.9 * sizes[0]
@@ -91,7 +96,7 @@ def test_int8_of_apples_s0(name, tmp_path):
     """Real weights and images: 20 of 25 in float32, in int8 17 in ExecuTorch and 18 in LiteRT."""
     fmt, hits = require(name), []
     model, calibration = apples_classifier(), real_data('coco') / 'val2017'
-    meta = dict(task='classification', outputs=dict(logits=''), shape=[1, 3, 224, 224])
+    meta = dict(task='classification', outputs=dict(logits=''), shape=[1, 3, 224, 224], classes=[], config='')
     for folder in (None, calibration):
         out = tmp_path / f'{folder is None}{fmt.suffix}'
         fmt.write(Job(model, torch.zeros(1, 3, 224, 224), out, meta, calibration=folder))
@@ -159,7 +164,32 @@ def test_free_sizes(name, tiny_segmentor, shapes_root, tmp_path):
         assert 'Free sizes are 64 to 1024, multiples of 1.' in printed and file.meta['shape'] == [1, 3, None, None]
         result = python('tools/predict.py', next((shapes_root / 'JPEGImages').iterdir()), tiny_segmentor[0],
                         tmp_path / 'free.pte', '--out-dir', tmp_path / 'out', '--shape', 32, 64, check=False)
-        assert 'The file takes heights and widths from 64 to 1024 that are multiples of 1, got 32x64' in result.stderr
+        assert 'The file takes heights and widths from 64 to 1024, got 32x64. Resize images (--shape, ' in result.stderr
+
+
+@pytest.mark.slow
+def test_a_cut_end_of_litert(tiny_detector, tmp_path):
+    """Weights in half precision lie behind the flatbuffer."""
+    require('litert')
+    out = tmp_path / 'half.tflite'
+    exported(tiny_detector, out, 'litert', '--fp16')
+    whole = out.read_bytes()
+    for missing in (10, 500, 1500):
+        out.write_bytes(whole[:-missing])
+        with pytest.raises(ExportedFileError, match='is damaged, or was not written by tools/export.py'):
+            ExportedFile(out)
+
+
+def test_a_foreign_file_of_mnn(tmp_path):
+    require('mnn')
+    helper = pytest.importorskip('onnx').helper
+    graph = helper.make_graph([helper.make_node('Relu', ['a'], ['b'])], 'g', *(
+        [helper.make_tensor_value_info(name, 1, [1, 3, 4, 4])] for name in 'ab'))
+    (tmp_path / 'a.onnx').write_bytes(helper.make_model(graph).SerializeToString())
+    python('-c', 'import sys, MNN, _tools; _tools.mnnconvert(sys.argv)', '-f', 'ONNX', '--modelFile',
+           tmp_path / 'a.onnx', '--MNNModel', tmp_path / 'a.mnn', '--bizCode', 'MNN')
+    with pytest.raises(ExportedFileError, match='it has no metadata of ours'):
+        ExportedFile(tmp_path / 'a.mnn')
 
 
 @formats('executorch', 'litert', 'mnn')
@@ -226,6 +256,11 @@ def test_damaged_and_foreign_files(name, tiny_detector, tmp_path):
         with pytest.raises(MissingFileError, match=f"There is no file '{out.with_suffix(suffix)}'"):
             ExportedFile(out)
         shutil.move(tmp_path / 'away', out.with_suffix(suffix))
+    for suffix in fmt.companions:
+        if suffix == '.json':
+            out.with_suffix(suffix).write_text('{"task": ')
+            with pytest.raises(ExportedFileError, match='it has no metadata of ours'):
+                ExportedFile(out)
     (tmp_path / f'other{fmt.suffix}x').write_bytes(whole)
     with pytest.raises(ExportedFileError, match='allowed are files that end in .*mnn'):
         ExportedFile(tmp_path / f'other{fmt.suffix}x')

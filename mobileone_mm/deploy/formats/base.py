@@ -32,7 +32,7 @@ class Job:
         example: An input, (N, C, H, W).
         out: The file.
         meta: Its metadata.
-        dynamic: Whether batch, height and width are free.
+        dynamic: Whether height and width are free, and the batch where the format can.
         half: Whether half precision was asked for.
         calibration: Folder of images to scale int8 to, if it was asked for.
         per_channel: Whether int8 has a scale for each channel of a kernel.
@@ -66,12 +66,13 @@ class Format:
         suffix: Of its files.
         write: Writes a job's file, complete or not at all.
         run: Opens a file, with a number of threads (None: the runtime's choice): a function from images to outputs,
-            and our metadata as JSON, or None if there is none. None: there is no runtime for it here.
+            and our metadata, by :func:`parse_meta`. None: there is no runtime for it here.
         writers: Modules that writing needs, and their names for pip where these are others.
         refuses: Options (``batch``, ``dynamic``, ``nms``, ``fp16``, ``int8``) that it does not have, each with what to
             do instead.
         backends: What a file can be made for, where that is to be chosen; only the first is executed here.
         companions: Suffixes of the files beside it, which belong to it.
+        has_extra: Whether an extra of its own brings its packages; else it is ``export``.
         note: For the table of formats, where it is executed.
         runtime: Name for pip of the package that runs it; None: there is no runtime for it here.
         halves_network: Whether the network is given in half precision for ``fp16``; else ``write`` sees to it.
@@ -81,14 +82,20 @@ class Format:
     title: str
     suffix: str
     write: Callable[[Job], None]
-    run: Callable[[Path, int | None], tuple[Run, str | None]] | None
+    run: Callable[[Path, int | None], tuple[Run, dict]] | None
     note: str
     writers: Mapping[str, str] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
     backends: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    has_extra: bool = False
     runtime: str | None = None
     halves_network: bool = False
+
+    @property
+    def extra(self) -> str:
+        """The extra of our package that brings what writing needs."""
+        return f'export-{self.name}' if self.has_extra else 'export'
 
     def files(self, out: Path) -> list[Path]:
         """All files of which an exported file consists."""
@@ -101,6 +108,21 @@ def not_ours(path: Path, reason: object) -> ExportedFileError:
     """The error for a file that a runtime refuses."""
     return ExportedFileError(f'{str(path)!r} is damaged, or was not written by tools/export.py: '
                              f'{" ".join(str(reason).split())[:300]}')
+
+
+def parse_meta(path: Path, text: str | None) -> dict:
+    """Our metadata, as it stands in a file.
+
+    Raises:
+        ExportedFileError: It is not there, or is not ours.
+    """
+    try:
+        meta = json.loads(text or '')
+    except json.JSONDecodeError:
+        meta = None
+    if not isinstance(meta, dict) or not {'task', 'shape', 'outputs', 'classes', 'config'} <= meta.keys():
+        raise not_ours(path, 'it has no metadata of ours')
+    return meta
 
 
 @contextmanager

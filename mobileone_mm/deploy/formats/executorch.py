@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...utils.errors import ExportedFileError, require
+from ...utils.errors import ConfigError, ExportedFileError, require
 from ...utils.files import atomic_file
 from ..quantize import last_convolutions
-from .base import META, Format, Job, Run, reading
+from .base import META, Format, Job, Run, parse_meta, reading
 
 _PACKAGE = 'executorch'
 # Each backend by its module and the class there.
@@ -46,7 +46,12 @@ def _exported(model: nn.Module, job: Job) -> torch.export.ExportedProgram:
     try:
         return _with_free_sizes(model, job, 1)
     except torch._dynamo.exc.UserError:  # the maps of a detector's levels are halved and rounded up
+        pass
+    try:
         return _with_free_sizes(model, job, 4)
+    except torch._dynamo.exc.UserError as error:
+        raise ConfigError('ExecuTorch does not export this network with free sizes: '
+                          f'{" ".join(str(error).split())[:300]}. Name one size by --shape.') from error
 
 
 def _with_free_sizes(model: nn.Module, job: Job, multiple: int) -> torch.export.ExportedProgram:
@@ -91,17 +96,15 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
+def _run(path: Path, threads: int | None) -> tuple[Run, dict]:
     runtime = require('executorch.runtime', _PACKAGE)
     if threads:
         require('executorch.extension.pybindings.portable_lib', _PACKAGE)._unsafe_reset_threadpool(threads)
     with reading(path, RuntimeError):
         program = runtime.Runtime.get().load_program(path, verification=runtime.Verification.InternalConsistency)
-        if META not in program.method_names:
-            return None, None
-        meta, = program.load_method(META).execute([])
-        backend = json.loads(meta).get('backend', 'xnnpack')
-        if backend != 'xnnpack':
+        text, = program.load_method(META).execute([]) if META in program.method_names else (None, )
+        meta = parse_meta(path, text)
+        if (backend := meta.get('backend', 'xnnpack')) != 'xnnpack':
             raise ExportedFileError(f'{str(path)!r} is for the backend {backend}, which there is on phones only. '
                                     'Export without --backend.')
         method = program.load_method('forward')
@@ -114,5 +117,6 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
 
 
 FORMAT = Format('executorch', 'ExecuTorch', '.pte', _write, _run, note='in ExecuTorch, by XNNPACK', runtime=_PACKAGE,
-                writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'}, backends=tuple(_PARTITIONERS),
+                has_extra=True, writers={'executorch.exir': _PACKAGE, 'torchao': 'torchao'},
+                backends=tuple(_PARTITIONERS),
                 refuses=dict(fp16='XNNPACK keeps the weights in single precision. Name --int8, or leave it out.'))

@@ -1,6 +1,7 @@
 """LiteRT, which was TensorFlow Lite."""
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -12,7 +13,8 @@ import torch
 
 from ...utils.errors import require
 from ...utils.files import atomic_file
-from .base import META, Format, Job, Run, not_ours, reading
+from ..quantize import last_convolutions
+from .base import META, Format, Job, Run, not_ours, parse_meta, reading
 
 
 def _write(job: Job) -> None:
@@ -56,9 +58,9 @@ def _schema():
 def _quantize(job: Job, path: Path) -> None:
     """The convolutions in int8 (everything would not load), or all weights in half precision; in place."""
     tools, types = (require(f'ai_edge_quantizer.{name}', 'ai-edge-quantizer') for name in ('quantizer', 'qtyping'))
+    algorithms = require('ai_edge_quantizer.algorithm_manager', 'ai-edge-quantizer').AlgorithmName
     quantizer, data = tools.Quantizer(str(path)), None
     if job.calibration is None:
-        algorithms = require('ai_edge_quantizer.algorithm_manager', 'ai-edge-quantizer').AlgorithmName
         quantizer.add_weight_only_config('.*', types.TFLOperationName.ALL_SUPPORTED, num_bits=16,
                                          algorithm_key=algorithms.FLOAT_CASTING)
     else:
@@ -66,19 +68,33 @@ def _quantize(job: Job, path: Path) -> None:
         for operation in (types.TFLOperationName.CONV_2D, types.TFLOperationName.DEPTHWISE_CONV_2D):
             quantizer.add_static_config('.*', operation, activation_num_bits=8, weight_num_bits=8,
                                         weight_granularity=granularity)
+        for name in _last_convolutions(path):
+            quantizer.update_quantization_recipe(f'^{re.escape(name)};?$', types.TFLOperationName.ALL_SUPPORTED,
+                                                 algorithm_key=algorithms.NO_QUANTIZE)
         (key, signature), = _interpreter(str(path), None).get_signature_list().items()
         data = quantizer.calibrate({key: [{signature['inputs'][0]: batch} for batch in job.calibration_batches()]})
     with _quiet():
         path.write_bytes(quantizer.quantize(data).quantized_model)
 
 
+def _last_convolutions(path: Path) -> list[str]:
+    """The outputs of the convolutions that stay in float, as in :mod:`..quantize`."""
+    schema = _schema()
+    model = schema.ModelT.InitFromPackedBuf(path.read_bytes(), 0)
+    kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+    graph, = model.subgraphs
+    last = last_convolutions((str(i), model.operatorCodes[node.opcodeIndex].builtinCode in kinds, node.inputs,
+                              node.outputs) for i, node in enumerate(graph.operators))
+    return [graph.tensors[graph.operators[int(i)].outputs[0]].name.decode() for i in last]
+
+
 def _interpreter(path: str, threads: int | None):
     return require('ai_edge_litert.interpreter', 'ai-edge-litert').Interpreter(path, num_threads=threads)
 
 
-def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
+def _run(path: Path, threads: int | None) -> tuple[Run, dict]:
     with reading(path, struct.error, ValueError, RuntimeError):
-        meta = _metadata(path)
+        meta = parse_meta(path, _metadata(path))
         interpreter = _interpreter(str(path), threads)
         interpreter.allocate_tensors()
     image, = interpreter.get_input_details()
@@ -97,16 +113,21 @@ def _metadata(path: Path) -> str | None:
     if content[4:8] != b'TFL3':
         raise not_ours(path, 'it is no TFLite file')
     model = _schema().Model.GetRootAs(content)
+    # Quantized weights lie behind the flatbuffer, where LiteRT would read past a cut file's end. (Offsets 0 and 1: it
+    # is in the flatbuffer.)
+    buffers = [model.Buffers(i) for i in range(model.BuffersLength())]
+    if any(buffer.Offset() > 1 and buffer.Offset() + buffer.Size() > len(content) for buffer in buffers):
+        raise not_ours(path, 'its end is missing')
     for entry in (model.Metadata(i) for i in range(model.MetadataLength())):
         if entry.Name() == META.encode():
-            buffer = model.Buffers(entry.Buffer())
-            start = buffer.Offset()  # 0 or 1: it is in the flatbuffer, not behind it
+            buffer = buffers[entry.Buffer()]
+            start = buffer.Offset()
             text = content[start:start + buffer.Size()] if start > 1 else buffer.DataAsNumpy().tobytes()
             return text.decode()
     return None
 
 
 FORMAT = Format('litert', 'LiteRT', '.tflite', _write, _run, note='in LiteRT', runtime='ai-edge-litert',
-                writers=dict(litert_torch='litert-torch', ai_edge_litert='ai-edge-litert',
+                has_extra=True, writers=dict(litert_torch='litert-torch', ai_edge_litert='ai-edge-litert',
                              ai_edge_quantizer='ai-edge-quantizer'),
                 refuses=dict(dynamic='Name one size by --shape.'))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...utils.errors import ExportedFileError, require
 from ..graphs import write_onnx
-from .base import INPUT, Format, Job, Run, complete_files, not_ours, reading
+from .base import INPUT, Format, Job, Run, complete_files, not_ours, parse_meta, reading
 from .onnx import complete_graph
 
 # The command mnnconvert does this, and then installs a package by pip and reports to its vendor. In a process of its
@@ -29,18 +29,15 @@ def _write(job: Job) -> None:
                                     f'{" ".join(result.stderr.split())[-300:]}')
 
 
-def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
+def _run(path: Path, threads: int | None) -> tuple[Run, dict]:
     mnn, expr = require('MNN').nn, require('MNN').expr
     runtime = mnn.create_runtime_manager(({'backend': 'CPU', 'precision': 'high', 'numThread': threads or 4}, ))
     with reading(path, RuntimeError, SystemError):
         about = mnn.load_module_from_file(str(path), [], [], runtime_manager=runtime)
     if about is None:
         raise not_ours(path, 'MNN does not read it')
-    meta = about.get_info().get('bizCode')
-    outputs = list(json.loads(meta)['outputs']) if meta else []
-    if not outputs:
-        return None, None
-    network = mnn.load_module_from_file(str(path), [INPUT], outputs, runtime_manager=runtime)
+    meta = parse_meta(path, about.get_info().get('bizCode'))
+    network = mnn.load_module_from_file(str(path), [INPUT], list(meta['outputs']), runtime_manager=runtime)
 
     def run(image: np.ndarray) -> list[np.ndarray]:
         answers = network.forward([expr.const(np.ascontiguousarray(image), list(image.shape), expr.NCHW)])
@@ -49,6 +46,6 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
     return run, meta
 
 
-FORMAT = Format('mnn', 'MNN', '.mnn', _write, _run, note='in MNN', runtime='MNN',
+FORMAT = Format('mnn', 'MNN', '.mnn', _write, _run, note='in MNN', runtime='MNN', has_extra=True,
                 writers=dict(onnx='onnx', onnxscript='onnxscript', onnxruntime='onnxruntime', MNN='MNN'),
                 refuses=dict(int8="Leave --int8 out; MNN's own tools quantize its files."))

@@ -1,5 +1,4 @@
 """ncnn, converted from TorchScript by pnnx."""
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from ...utils.errors import ConfigError, ExportedFileError, require
-from .base import Format, Job, Run, complete_files, not_ours, read_sidecar, trace, write_sidecar
+from .base import Format, Job, Run, complete_files, not_ours, parse_meta, read_sidecar, trace, write_sidecar
 
 
 def _write(job: Job) -> None:
@@ -46,7 +45,7 @@ def _unknown_layers(param: Path) -> list[str]:
     return sorted({kind for kind in (line.split(' ', 1)[0] for line in lines) if '.' in kind or '::' in kind})
 
 
-def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
+def _run(path: Path, threads: int | None) -> tuple[Run, dict]:
     ncnn = require('ncnn')
     lines = path.read_bytes()[:4096].split(b'\n')
     if lines[0].strip() != b'7767517':  # ncnn's own number for these files
@@ -59,22 +58,21 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
         setattr(network.opt, f'use_{option}', False)
     if network.load_param(str(path)) != 0 or network.load_model(str(path.with_suffix('.bin'))) != 0:
         raise not_ours(path, 'ncnn does not read it')
+    meta = parse_meta(path, read_sidecar(path))
     source, = network.input_names()
     outputs = sorted(network.output_names(), key=lambda name: int(name.removeprefix('out')))
-    meta = read_sidecar(path)
-    shapes = json.loads(meta)['output_shapes'] if meta else []
 
     def run(image: np.ndarray) -> list[np.ndarray]:
         extractor = network.create_extractor()
         extractor.input(source, ncnn.Mat(np.ascontiguousarray(image[0])).clone())
         return [np.array(extractor.extract(name)[1]).reshape(shape)
-                for name, shape in zip(outputs, shapes, strict=True)]
+                for name, shape in zip(outputs, meta['output_shapes'], strict=True)]
 
     return run, meta
 
 
 FORMAT = Format('ncnn', 'ncnn', '.param', _write, _run, note='in ncnn', runtime='ncnn', companions=('.bin', '.json'),
-                writers=dict(pnnx='pnnx', ncnn='ncnn'),
+                has_extra=True, writers=dict(pnnx='pnnx', ncnn='ncnn'),
                 refuses=dict(batch='Leave --batch out: it has no batch axis.', dynamic='Name one size by --shape.',
                              nms='Leave --nms out, and select boxes in the app.',
                              int8="Leave --int8 out; ncnn's own tools quantize its files."))

@@ -10,7 +10,7 @@ from ..quantize import quantize
 from ..runtimes import onnxruntime_session
 from ..wrappers.base import Deployable
 from ..wrappers.detector import DeployableDetector
-from .base import INPUT, META, Format, Job, Run, reading
+from .base import INPUT, META, Format, Job, Run, parse_meta, reading
 
 
 class _Candidates(nn.Module):
@@ -46,12 +46,13 @@ def _write(job: Job) -> None:
     write_onnx(complete_graph(job), job.out)
 
 
-def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
+def _run(path: Path, threads: int | None) -> tuple[Run, dict]:
     errors = require('onnxruntime.capi.onnxruntime_pybind11_state', 'onnxruntime')  # they are public nowhere else
     with reading(path, errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf):
         session = onnxruntime_session(str(path), threads)
     name = session.get_inputs()[0].name
-    return lambda image: session.run(None, {name: image}), session.get_modelmeta().custom_metadata_map.get(META)
+    meta = parse_meta(path, session.get_modelmeta().custom_metadata_map.get(META))
+    return lambda image: session.run(None, {name: image}), meta
 
 
 FORMAT = Format('onnx', 'ONNX', '.onnx', _write, _run, note='in ONNX Runtime', runtime='onnxruntime',

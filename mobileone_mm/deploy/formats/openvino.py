@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ...utils.errors import require
 from ..runtimes import openvino_compiled
-from .base import META, Format, Job, Run, complete_files, reading
+from .base import META, Format, Job, Run, complete_files, parse_meta, reading
 from .onnx import complete_graph
 
 
@@ -16,13 +16,13 @@ def _write(job: Job) -> None:
         openvino.save_model(model, path, compress_to_fp16=job.half)
 
 
-def _run(path: Path, threads: int | None) -> tuple[Run, str | None]:
+def _run(path: Path, threads: int | None) -> tuple[Run, dict]:
     core = require('openvino').Core()
     with reading(path, RuntimeError):
         model = core.read_model(str(path))
     compiled = openvino_compiled(model, threads)
     meta = model.get_rt_info([META]).value if model.has_rt_info([META]) else None
-    return lambda image: list(compiled(image).values()), meta
+    return lambda image: list(compiled(image).values()), parse_meta(path, meta)
 
 
 FORMAT = Format('openvino', 'OpenVINO', '.xml', _write, _run, note='in OpenVINO', runtime='openvino',

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ...utils.files import atomic_file
-from .base import META, Format, Job, Run, reading, trace
+from .base import META, Format, Job, Run, parse_meta, reading, trace
 
 
 def _write(job: Job) -> None:
@@ -15,7 +15,7 @@ def _write(job: Job) -> None:
         torch.jit.save(frozen, file, _extra_files={META: json.dumps(job.meta)})
 
 
-def _run(path: Path, threads: int | None) -> tuple[Run, str]:
+def _run(path: Path, threads: int | None) -> tuple[Run, dict]:
     files = {META: ''}
     with reading(path, RuntimeError):
         module = torch.jit.load(path, map_location='cpu', _extra_files=files)
@@ -25,8 +25,8 @@ def _run(path: Path, threads: int | None) -> tuple[Run, str]:
         outputs = module(torch.from_numpy(image))
         return [output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs, ))]
 
-    return run, files[META]
+    return run, parse_meta(path, files[META])
 
 
 FORMAT = Format('torchscript', 'TorchScript', '.pt', _write, _run, note='in torch', runtime='torch',
-                halves_network=True, refuses=dict(int8='Name --format onnx or openvino.'))
+                halves_network=True, refuses=dict(int8='Name --format onnx, openvino, executorch or litert.'))
