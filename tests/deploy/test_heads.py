@@ -95,6 +95,11 @@ def test_other_formats(head, name, images, tmp_path):
             file = tmp_path / f'{option}{fmt.suffix}'
             export(*trained, file, name, **options)
             assert_same_boxes(expected, predicted(trained[0], file, images))
+    if 'dynamic' not in fmt.refuses:  # another size than that of the export
+        export(*trained, tmp_path / 'torch.pt', 'torchscript', dynamic=True)
+        got, wanted = (ExportedFile(path)(example_image((96, 128)).numpy()) for path in (file, tmp_path / 'torch.pt'))
+        for output in ('boxes', 'scores'):
+            np.testing.assert_allclose(got[output], wanted[output], rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize('test_cfg, at_least', [
