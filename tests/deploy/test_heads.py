@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mobileone_mm.apis.predict import build_inferencer
+from mobileone_mm.datasets.images import read_image
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
 from mobileone_mm.deploy.reader import ExportedFile
 from mobileone_mm.deploy.wrappers.detector import DeployableDetector
@@ -95,6 +96,11 @@ def test_other_formats(head, name, images, tmp_path):
             file = tmp_path / f'{option}{fmt.suffix}'
             export(*trained, file, name, **options)
             assert_same_boxes(expected, predicted(trained[0], file, images))
+    if 'int8' not in fmt.refuses:
+        export(*trained, tmp_path / f'int8{fmt.suffix}', name, calibration=images)
+        scores = [ExportedFile(tmp_path / f'{kind}{fmt.suffix}')(read_image(next(images.iterdir()), SIZE))['scores']
+                  for kind in ('raw', 'int8')]
+        assert np.corrcoef(*map(np.ravel, scores))[0, 1] > 0.9
     if 'dynamic' not in fmt.refuses:  # another size than that of the export
         export(*trained, tmp_path / 'torch.pt', 'torchscript', dynamic=True)
         got, wanted = (ExportedFile(path)(example_image((96, 128)).numpy()) for path in (file, tmp_path / 'torch.pt'))

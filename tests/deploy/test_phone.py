@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
+from mobileone_mm.datasets.images import read_image
 from mobileone_mm.deploy.export import example_image, export, share_of_boxes
 from mobileone_mm.deploy.formats import FORMATS
 from mobileone_mm.deploy.formats.base import Job
@@ -222,11 +223,21 @@ def s0(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', PHONES)
 def test_s0_in_full_size(name, s0, tmp_path):
-    fmt = require(name)
+    fmt, calibration = require(name), tmp_path / 'calibration'
+    calibration.mkdir()
+    for path in sorted((real_data('coco') / 'val2017').iterdir())[:8]:
+        shutil.copy(path, calibration)
+    image = read_image(next(calibration.iterdir()), (320, 320))
     for number, (model, limits) in enumerate(zip(s0, ((0.01, 1e-5), (1e-4, )), strict=True)):
-        printed = exported(model, tmp_path / f'{number}{fmt.suffix}', name)
+        out, int8 = (tmp_path / f'{number}{kind}{fmt.suffix}' for kind in ('', 'int8'))
+        printed = exported(model, out, name, '--shape', 320, 320)
         differences = [float(part.split()[0].rstrip(',.')) for part in printed.split('at most ')[1:]]
         assert len(differences) == len(limits) and all(map(le, differences, limits)), printed
+        if 'int8' not in fmt.refuses:
+            exported(model, int8, name, '--shape', 320, 320, '--int8', calibration)
+            assert int8.stat().st_size < 0.4 * out.stat().st_size
+            last = {path: list(ExportedFile(path)(image).values())[-1].ravel() for path in (out, int8)}
+            assert np.corrcoef(last[out], last[int8])[0, 1] > 0.9
 
 
 def test_classes_instead_of_logits(tiny_segmentor, tmp_path):
