@@ -88,7 +88,7 @@ def test_int8(name, tiny_detector, tiny_segmentor, shapes_root, tmp_path):
             logged(model[1].parent, metric)[metric], abs=5 if metric == 'mIoU' else 0.05)
         differences = [float(part.split()[0].rstrip('.')) for part in printed.replace(',', ' ').split('at most ')[1:]]
         assert all(0 < difference < 5 for difference in differences), printed
-        assert sizes[2] < 0.9 * sizes[0]
+        assert sizes[2] < sizes[0]  # of so small networks tables are most of a file
 
 
 @pytest.mark.slow
