@@ -235,7 +235,7 @@ def test_s0_in_full_size(name, s0, tmp_path):
         assert len(differences) == len(limits) and all(map(le, differences, limits)), printed
         if 'int8' not in fmt.refuses:
             exported(model, int8, name, '--shape', 320, 320, '--int8', calibration)
-            assert int8.stat().st_size < 0.4 * out.stat().st_size
+            assert int8.stat().st_size < 0.65 * out.stat().st_size  # SSDLite's last convolutions are half of it
             last = {path: list(ExportedFile(path)(image).values())[-1].ravel() for path in (out, int8)}
             assert np.corrcoef(last[out], last[int8])[0, 1] > 0.9
 
