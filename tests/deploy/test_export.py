@@ -446,7 +446,8 @@ class TestBadInput:
 
     def test_missing_package(self, detector, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, 'openvino', None)
-        with pytest.raises(MissingPackageError, match=r'OpenVINO needs openvino, not importable .*mobileone_mm\[export\]'):
+        message = r'OpenVINO needs openvino, not importable .*mobileone_mm\[export\]'
+        with pytest.raises(MissingPackageError, match=message):
             export(*detector, tmp_path / 'a.xml', 'openvino')
 
     def test_files(self, detector, segmentor, detector_onnx, tmp_path):
