@@ -19,20 +19,15 @@ from mmengine.model import convert_sync_batchnorm
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, distributed, nn
+from train_step import mmpretrains
 
 from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.reparameterize import reparameterize_model
-from mobileone_mm.utils.errors import MissingPackageError, require
 
 
 def networks(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
     """Ours and mmpretrain's, in training mode."""
-    models = {'ours': MobileOne(arch, norm_eval=norm_eval)}
-    try:
-        require('mobileone_mm.tasks.pretraining')
-        models['mmpretrain'] = require('mmpretrain.models.backbones').MobileOne(arch, norm_eval=norm_eval)
-    except MissingPackageError:
-        pass
+    models = {'ours': MobileOne(arch, norm_eval=norm_eval)} | mmpretrains(arch, norm_eval)
     for model in models.values():
         model.cuda().train()  # mmpretrain's train() returns nothing
     return models

@@ -24,14 +24,19 @@ def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
     models = {'fast': MobileOne(arch, norm_eval=norm_eval)}
     if norm_eval:  # with live norms there is nothing to switch
         models['plain'] = MobileOne(arch, norm_eval=norm_eval, fast_train=False)
-    try:
-        require('mobileone_mm.tasks.pretraining')  # which imports mmpretrain, also without torchvision
-        models['mmpretrain'] = require('mmpretrain.models.backbones').MobileOne(arch, norm_eval=norm_eval)
-    except MissingPackageError:
-        pass
+    models |= mmpretrains(arch, norm_eval)
     for model in models.values():
         model.train()
     return models
+
+
+def mmpretrains(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
+    """mmpretrain's MobileOne by its name, or nothing where it is not installed."""
+    try:
+        require('mobileone_mm.tasks.pretraining')  # which imports mmpretrain, also without torchvision
+        return {'mmpretrain': require('mmpretrain.models.backbones').MobileOne(arch, norm_eval=norm_eval)}
+    except MissingPackageError:
+        return {}
 
 
 def step(model: nn.Module, x: Tensor) -> None:

@@ -18,12 +18,12 @@ from torch import nn
 
 from ..datasets.images import image_files, read_image
 from ..deploy.export import answers, fitting_shape, largest_differences
-from ..deploy.formats import FORMATS
+from ..deploy.formats import FORMATS, format_named
 from ..deploy.runtimes import for_torch
 from ..deploy.wrappers import make_deployable
 from ..engine.config import read_config
 from ..engine.trained import load_trained
-from ..utils.errors import ArgumentError, MobileOneError
+from ..utils.errors import MobileOneError
 from ..utils.files import atomic_file, make_folder
 from ..utils.worker import Worker
 from .session import Session
@@ -126,8 +126,8 @@ def compare_formats(config: str | Path, checkpoint: str | Path, formats: Sequenc
     """
     check_least(1, images=images, threads=threads, rounds=rounds)
     check_least(0, warmup=warmup)
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise ArgumentError(f'Unknown format {unknown[0]!r}. Allowed are {", ".join(FORMATS)}.')
+    for name in formats:
+        format_named(name)
     calibrated = 0 if calibration is None else len(image_files(calibration))
     if threads is not None:
         torch.set_num_threads(threads)
@@ -187,10 +187,8 @@ def _plan(formats: Sequence[str], files: Path, with_int8: bool) -> Iterator[Vari
 
 def _export_and_test(variant: Variant, worker: Worker, shape: tuple[int, int], calibration: str | Path | None,
                      logs: Path, images: int | None) -> None:
-    written = FORMATS[variant.name]
-    worker.call('export', variant.path, variant.name, shape, calibration if variant.int8 else None)
-    variant.size = sum(file.stat().st_size for file in written.files(variant.path))
-    if written.run is None:
+    variant.size = worker.call('export', variant.path, variant.name, shape, calibration if variant.int8 else None)
+    if not variant.runs:
         variant.reasons.append('exported only: there is no runtime for it on this system')
         return
     with variant.attempt('test'):

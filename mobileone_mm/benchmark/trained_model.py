@@ -30,10 +30,10 @@ class TrainedModel:
         self._checkpoint = checkpoint
         self._cfg_options = cfg_options or {}
 
-    def export(self, out: Path, fmt: str, shape: tuple[int, int], calibration: str | Path | None) -> None:
-        """Write a file; arguments, and what it raises, as :func:`..deploy.export.export`."""
-        export(self._config, self._checkpoint, out, fmt, shape=shape, calibration=calibration,
-               cfg_options=self._cfg_options)
+    def export(self, out: Path, fmt: str, shape: tuple[int, int], calibration: str | Path | None) -> int:
+        """Write a file, and return its bytes; arguments, and what it raises, as :func:`..deploy.export.export`."""
+        return export(self._config, self._checkpoint, out, fmt, shape=shape, calibration=calibration,
+                      cfg_options=self._cfg_options)['bytes']
 
     def test(self, file: Path | None, work_dir: Path, images: int | None = None) -> Score:
         """Test as ``tools/test.py`` does, and raise what it raises.

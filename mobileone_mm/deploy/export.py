@@ -12,7 +12,7 @@ from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
 from ..utils.errors import ArgumentError, MissingPackageError, require
 from ..utils.files import make_folder
-from .formats import FORMATS, Format, format_of
+from .formats import FORMATS, Format, format_named, format_of
 from .formats.base import Job
 from .reader import ExportedFile
 from .wrappers import input_shape, make_deployable
@@ -136,9 +136,7 @@ def fitting_shape(model: Deployable, cfg: Config, shape: tuple[int, int] | None 
 def _check_options(out: Path, fmt: str | None, batch: int, dynamic: bool, half: bool, nms: bool,
                    calibration: str | Path | None) -> Format:
     """Refuse early what would fail late."""
-    if fmt not in (None, *FORMATS):
-        raise ArgumentError(f'Unknown format {fmt!r}. Allowed are {", ".join(FORMATS)}.')
-    chosen = FORMATS[fmt] if fmt else format_of(out.suffix)
+    chosen = format_of(out.suffix) if fmt is None else format_named(fmt)
     if chosen is None:
         ends = ', '.join(f'{each.suffix} ({name})' for name, each in FORMATS.items())
         raise ArgumentError(f'No format ends as {str(out)!r} does. Allowed are {ends}.')

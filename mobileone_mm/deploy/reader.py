@@ -47,7 +47,6 @@ class ExportedFile:
         self.check_size(*image.shape[2:])
         return dict(zip(self.meta['outputs'], self._run(image), strict=True))
 
-
     def check_size(self, height: int, width: int) -> None:
         """Raise a DataError for a size that the file does not take."""
         expected = tuple(self.meta['shape'][2:])
