@@ -297,3 +297,27 @@ def test_the_readmes_selection_of_boxes_is_mmdets():
     for (score, label, box), row, number in zip(found, kept, order, strict=False):
         np.testing.assert_allclose([*box, score], row.numpy(), rtol=1e-6)
         assert label == labels[number]
+
+
+def test_executorch_sees_no_shared_weights():
+    """Its partitioner merges what reads one weight, in the order of a set: some runs then had circles."""
+    require('executorch')
+    from mobileone_mm.deploy.formats.executorch import _unshare
+
+    class Head(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3)
+            self.norms = torch.nn.ModuleList(torch.nn.GroupNorm(1, 3) for _ in 'ab')
+
+        def forward(self, image):
+            return [self.conv(norm(self.conv(image[..., i:]))) for i, norm in enumerate(self.norms)]
+
+    image, head = torch.rand(1, 3, 16, 16), Head().eval()
+    program = torch.export.export(head, (image, ))
+    _unshare(program)
+    readers = {node.name: len(node.users) for node in program.graph.find_nodes(op='placeholder')}
+    assert readers.pop('image') > 1 and set(readers.values()) == {1}
+    assert len(readers) == 4 * 2 + 4  # four convolutions, two norms, each with weight and bias
+    for expected, got in zip(head(image), program.module()(image), strict=True):
+        torch.testing.assert_close(got, expected)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.export.graph_signature import InputKind
 
 from ...utils.errors import ConfigError, ExportedFileError, require
 from ...utils.files import atomic_file
@@ -32,6 +33,7 @@ def _write(job: Job) -> None:
     job.model.has_loops = True
     with torch.no_grad(), _quiet():
         program = _exported(job.model if job.calibration is None else _quantized(job), job)
+        _unshare(program)
         # There is no block of metadata, but a method of its own may return a text.
         program = require('executorch.exir', _PACKAGE).to_edge_transform_and_lower(
             program, partitioner=[partitioner], constant_methods={META: json.dumps(job.meta)})
@@ -81,6 +83,25 @@ def _quantized(job: Job) -> nn.Module:
     for batch in job.calibration_batches():
         prepared(torch.from_numpy(batch))
     return pt2e.convert_pt2e(prepared)
+
+
+def _unshare(program: torch.export.ExportedProgram) -> None:
+    """Give each operator a copy of its own of a weight that several read; the file keeps equal ones once.
+
+    Heads share weights over levels. XNNPACK's partitioner puts all readers of a weight into one part, merged in the
+    order of a set of objects: some runs end in "Invalid partition, found dependency cycles".
+    """
+    create = require('executorch.backends.transforms.utils', _PACKAGE).create_constant_placeholder
+    graph, signature = program.graph, program.graph_signature
+    for node in graph.find_nodes(op='placeholder'):
+        name = signature.inputs_to_parameters.get(node.name) or signature.inputs_to_buffers.get(node.name)
+        readers = [user for user in node.users if isinstance(user.target, torch._ops.OpOverload)]
+        for i, user in enumerate(readers[1:] if name in program.state_dict else ()):
+            with graph.inserting_before(node):
+                own = create(program, graph, f'{node.name}_{i}', InputKind.PARAMETER,
+                             program.state_dict[name].detach())
+            user.replace_input_with(node, own)
+    program.graph_module.recompile()
 
 
 @contextmanager

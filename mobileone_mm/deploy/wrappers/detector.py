@@ -187,4 +187,7 @@ class DeployableDetector(Deployable):
 
 def _flatten(level: Tensor, channels: int) -> Tensor:
     """(N, priors * channels, H, W) -> (N, H * W * priors, channels)."""
-    return level.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, channels))
+    maps = level.permute(0, 2, 3, 1)
+    if level.shape[1] == channels:  # ExecuTorch bounds the sizes of this view better than those of the next
+        return maps.flatten(1, 2)
+    return maps.flatten(1).unflatten(1, (-1, channels))
