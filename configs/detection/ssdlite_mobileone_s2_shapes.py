@@ -1,66 +1,19 @@
 # The example that needs no download: the S2 detector on drawn shapes (tools/make_shapes.py), at
 # 128x128, trained from scratch in a few minutes on two cores. It differs from the COCO config in
-# the data, the input size with its anchors, the initialization, the norms of neck and head, and the
-# schedule.
-_base_ = ['./ssdlite_mobileone_s2.py', '../_base_/shapes.py']
+# the data and the schedule (_base_/shapes.py), the anchors, the initialization, and the norms of neck
+# and head.
+_base_ = ['./_base_/ssdlite_mobileone.py', '../_base_/mobileone_s2.py', './_base_/shapes.py']
 
-data_root = '{{$SHAPES_ROOT:data/shapes}}/'
+levels = (*_base_.mobileone.channels[2:], 512, 256, 256, 128)
 norm_cfg = dict(type='BN')  # a momentum of 0.03 would be too slow for so few iterations
 model = dict(
-    backbone=dict(init_cfg=dict(_delete_=True, type='NearIdentity')),
-    neck=dict(norm_cfg=norm_cfg),
+    backbone=dict(arch=_base_.mobileone.arch, init_cfg=dict(type='NearIdentity')),
+    neck=dict(in_channels=_base_.mobileone.channels[2:], out_channels=levels, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=len(_base_.shapes.classes),
+        in_channels=levels,
         norm_cfg=norm_cfg,
         anchor_generator=dict(
             strides=[16, 32, 64, 128, 128, 128],
             min_sizes=[28, 44, 60, 76, 92, 108],
             max_sizes=[44, 60, 76, 92, 108, 124])))
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(128, 128), keep_ratio=False),
-    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(128, 128), keep_ratio=False),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(
-        metainfo=_base_.shapes,
-        data_root=data_root,
-        ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='JPEGImages/'),
-        filter_cfg=dict(min_size=8),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    num_workers=1,
-    dataset=dict(
-        metainfo=_base_.shapes,
-        data_root=data_root,
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='JPEGImages/'),
-        pipeline=test_pipeline))
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
-test_evaluator = val_evaluator
-
-max_epochs = 6
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.01), clip_grad=dict(max_norm=10))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(
-        type='CosineAnnealingLR', T_max=max_epochs, eta_min=0, begin=0, end=max_epochs, by_epoch=True,
-        convert_to_iter_based=True),
-]
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
-auto_scale_lr = dict(base_batch_size=8)

@@ -1,66 +1,11 @@
 # The example that needs no download: the S2 segmentor on drawn shapes (tools/make_shapes.py), at
 # 128x128, trained from scratch in a few minutes on two cores. It differs from the VOC config in the
-# data, the initialization, the schedule and the head. The head is smaller, because the full one
-# would take three quarters of the time, and its rates would exceed the feature map of 8x8.
-_base_ = [
-    './_base_/deeplabv3_mobileone_s2.py', './_base_/crop512.py', './_base_/schedule_50e.py', '../_base_/shapes.py']
+# data and the schedule (_base_/shapes.py), the initialization and the head. The head is smaller,
+# because the full one would take three quarters of the time, and its rates would exceed the feature
+# map of 8x8.
+_base_ = ['./_base_/deeplabv3_mobileone_s2.py', './_base_/shapes.py']
 
-metainfo = dict(
-    classes=('background', *_base_.shapes.classes), palette=[(0, 0, 0), *_base_.shapes.palette])
-data_root = '{{$SHAPES_ROOT:data/shapes}}/'
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(init_cfg=dict(_delete_=True, type='NearIdentity')),
-    decode_head=dict(num_classes=len(metainfo['classes']), channels=128, dilations=(1, 2, 4, 6)))
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='Resize', scale=(128, 128)),
-    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(128, 128)),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
-train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(
-        type='BaseSegDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='ImageSets/Segmentation/train.txt',
-        data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
-        pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(
-        type='BaseSegDataset',
-        metainfo=metainfo,
-        data_root=data_root,
-        ann_file='ImageSets/Segmentation/val.txt',
-        data_prefix=dict(img_path='JPEGImages', seg_map_path='SegmentationClass'),
-        pipeline=test_pipeline))
-test_dataloader = val_dataloader
-
-max_epochs = 6
-train_cfg = dict(max_epochs=max_epochs, val_interval=1)
-optim_wrapper = dict(
-    optimizer=dict(lr=2e-3), paramwise_cfg=dict(_delete_=True), clip_grad=dict(max_norm=10))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(
-        type='CosineAnnealingLR', T_max=max_epochs, eta_min=0, begin=0, end=max_epochs, by_epoch=True,
-        convert_to_iter_based=True),
-]
-# EMA over about 50 iterations. With 5e-4 it would span more iterations than the run has.
-custom_hooks = [
-    dict(type='EMAHook', momentum=0.02, update_buffers=True), dict(type='SyncAveragedBuffersHook'),
-    dict(type='PreserveRandomStateHook')]
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+    decode_head=dict(num_classes=len(_base_.metainfo.classes), channels=128, dilations=(1, 2, 4, 6)))

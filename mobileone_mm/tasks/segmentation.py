@@ -1,9 +1,11 @@
-"""Needs mmseg. The DeepLabV3 head, with a clear error for a batch of one; test-time augmentation."""
+"""Needs mmseg. Heads (DeepLabV3, LR-ASPP) that fit the images of our configs; test-time augmentation."""
+from collections.abc import Sequence
+
 import torch
 from mmengine.dist import get_world_size
 from mmengine.structures import PixelData
 from mmseg.models import SegTTAModel as MMSegTTAModel
-from mmseg.models.decode_heads import ASPPHead
+from mmseg.models.decode_heads import ASPPHead, LRASPPHead
 from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
@@ -37,6 +39,23 @@ class DeepLabV3Head(ASPPHead):
                         'values per channel. Set train_dataloader.batch_size to 2 or more, with drop_last=True, or '
                         "train on several GPUs with sync_bn='torch'.")
         return super().forward(inputs)
+
+
+@MODELS.register_module()
+class GlobalLRASPPHead(LRASPPHead):
+    """mmseg's ``LRASPPHead`` (Lite R-ASPP, of MobileNetV3), with global average pooling, as torchvision's has it.
+
+    mmseg's pools with a window of 49x49, and ends in "Output size is too small" where the last map is smaller, such as
+    the 32x32 of an image of 512x512 at output stride 16.
+
+    Args:
+        in_channels: Of three maps, from the finest to the one with the most context.
+        **kwargs: As for ``LRASPPHead``.
+    """
+
+    def __init__(self, in_channels: Sequence[int], **kwargs):
+        super().__init__(in_channels=in_channels, **kwargs)
+        self.image_pool[0] = nn.AdaptiveAvgPool2d(1)
 
 
 class SegTTAModel(MMSegTTAModel):
