@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # A process for each core, with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: help install install-test demo demo-seg demo-pretrain test test-slow lint card clean
+.PHONY: help install install-test demo demo-seg demo-pretrain demo-heads test test-slow lint card clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,11 @@ demo-pretrain: install  ## pretraining: what the detector of the shapes gains by
 	@test -d data/shapes/single || { rm -rf data/shapes; $(MAKE) data/shapes; }
 	rm -rf work_dirs/$@
 	$(BIN)/python benchmarks/pretraining.py --out-dir work_dirs/$@
+
+demo-heads: install-test  ## heads: RTMDet and LR-ASPP beside SSDLite, DeepLabV3 and peers, in work_dirs/demo-heads
+	@test -d data/shapes || $(MAKE) data/shapes
+	rm -rf work_dirs/$@
+	$(BIN)/python benchmarks/heads.py --out-dir work_dirs/$@
 
 test: install-test  ## the default tests
 	$(PYTEST)

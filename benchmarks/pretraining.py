@@ -8,13 +8,13 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from training import ROOT, schedule, train
 
 from mobileone_mm.benchmark.model_card import logged_values
 from mobileone_mm.datasets.check import check_data
@@ -22,27 +22,16 @@ from mobileone_mm.engine.config import config_from_file
 from mobileone_mm.utils.errors import errors_in_one_line
 from mobileone_mm.utils.files import atomic_file
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / 'configs' / 'pretraining' / 'mobileone_s2_shapes.py'
 DETECTOR = ROOT / 'configs' / 'detection' / 'ssdlite_mobileone_s2_shapes.py'
 NUM_IMAGES = 750  # of 900 to train a detector on, so that all takes ten minutes on two cores
 METRICS = {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'}
 
 
-def train(config: Path, work_dir: Path, **options) -> float:
-    """Train by tools/train.py; returns minutes. Its log goes to the screen."""
-    start = time.perf_counter()
-    settings = [f'{key}={value}' for key, value in options.items()]
-    subprocess.run([sys.executable, str(ROOT / 'tools' / 'train.py'), str(config), '--work-dir', str(work_dir),
-                    '--cfg-options', *settings], check=True)
-    return (time.perf_counter() - start) / 60
-
-
 def train_detector(work_dir: Path, epochs: int, **options) -> dict:
     """Train the detector, and validate after each epoch; returns minutes and metrics by epoch."""
-    schedule = {'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': 1, 'param_scheduler.1.T_max': epochs,
-                'param_scheduler.1.end': epochs}
-    minutes = train(DETECTOR, work_dir, **{'train_dataloader.dataset.indices': NUM_IMAGES}, **schedule, **options)
+    minutes = train(DETECTOR, work_dir, **{'train_dataloader.dataset.indices': NUM_IMAGES}, **schedule(epochs, 1),
+                    **options)
     return dict(minutes=minutes, epochs=epochs) | {
         name: [100 * value for value in logged_values(work_dir, metric)] for name, metric in METRICS.items()}
 

@@ -41,6 +41,18 @@ def tiny_segmentor(shapes_root, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def tiny_rtmdet(shapes_root, tmp_path_factory):
+    """As tiny_detector, with RTMDet's neck and head."""
+    return _trained(tmp_path_factory.mktemp('tiny_rtmdet'), tiny.RTMDET, shapes_root)
+
+
+@pytest.fixture(scope='session')
+def tiny_lraspp(shapes_root, tmp_path_factory):
+    """As tiny_segmentor, with LR-ASPP."""
+    return _trained(tmp_path_factory.mktemp('tiny_lraspp'), tiny.LRASPP, shapes_root)
+
+
+@pytest.fixture(scope='session')
 def tiny_classifier(shapes_root, tmp_path_factory):
     """Config and checkpoint of a tiny classifier, trained for two epochs of the drawn shapes."""
     pytest.importorskip('mobileone_mm.tasks.pretraining')

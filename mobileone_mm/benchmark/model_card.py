@@ -118,7 +118,7 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
         old = {model['Name']: model for model in metafile['Models'] if model['Name'] in leaves}
         for name in news:
             if leaves[name][0] is kind:
-                head = {'Name': name, 'In Collection': metafile['Collections'][0]['Name'],
+                head = {'Name': name, 'In Collection': _collection(name, metafile['Collections']),
                         'Config': leaves[name][1].relative_to(root).as_posix()}
                 old[name] = _updated(head | old.get(name, {}) | head, metadata[name], news[name])
         metafile['Models'] = list(old.values())
@@ -192,6 +192,12 @@ def _read(path: Path) -> str:
     if not path.is_file():
         raise ModelCardError(f'There is no {str(path)!r}. Restore it by git.')
     return path.read_bytes().decode()
+
+
+def _collection(name: str, collections: Sequence[dict]) -> str:
+    """The collection of a model's head, which is the first part of both names; or else the first one."""
+    names = [collection['Name'] for collection in collections]
+    return next((each for each in names if each.partition('-')[0].lower() == name.partition('_')[0]), names[0])
 
 
 def _dump(content: dict) -> str:

@@ -23,9 +23,12 @@ def test_builds_and_agrees(config):
     cfg = Config.fromfile(config)
     model = MODELS.build(cfg.model)
     channels, strides = model.backbone.out_channels, model.backbone.out_strides
-    assert cfg.model.neck.in_channels == channels and strides == (16, 32)
-    assert cfg.model.bbox_head.in_channels[:2] == channels
-    # The anchors' strides are those of the levels.
+    if config.stem.startswith('rtmdet'):
+        assert tuple(cfg.model.neck[0].in_channels) == channels and strides == (8, 16, 32)
+    else:
+        assert cfg.model.neck.in_channels == channels and strides == (16, 32)
+        assert cfg.model.bbox_head.in_channels[:2] == channels
+    # The strides of anchors or points are those of the levels.
     size = cfg.test_pipeline[1].scale[0]
     with torch.no_grad():
         levels = model.eval().extract_feat(torch.zeros(1, 3, size, size))
@@ -69,9 +72,11 @@ def test_init_cfg_can_be_switched_off():
     MODELS.build(cfg.model).init_weights()
 
 
-@pytest.mark.parametrize('tool, extra', [('train', []), ('test', [__file__])])
-def test_missing_data_ends_at_once(tmp_path, tool, extra):
-    result = python(f'tools/{tool}.py', 'configs/detection/ssdlite_mobileone_s2.py', *extra, check=False,
+@pytest.mark.parametrize('name, tool, extra', [
+    ('ssdlite_mobileone_s2', 'train', []), ('ssdlite_mobileone_s2', 'test', [__file__]),
+    ('rtmdet_mobileone_s0', 'train', [])])
+def test_missing_data_ends_at_once(tmp_path, name, tool, extra):
+    result = python(f'tools/{tool}.py', f'configs/detection/{name}.py', *extra, check=False,
                     COCO_ROOT=tmp_path / 'coco')
     assert result.returncode == 1
     assert 'Traceback' not in result.stderr

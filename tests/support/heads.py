@@ -16,6 +16,10 @@ _HEADS = {
         'octave_base_scale=4, scales_per_octave=3, ratios=[0.5, 1.0, 2.0]'),
     'fcos': "type='FCOSHead', strides=[16, 32, 64], regress_ranges=((-1, 64), (64, 128), (128, 1e8)), "
             'norm_on_bbox=True',
+    'rtmdet': "type='RTMDetSepBNHead', anchor_generator=dict(type='MlvlPointGenerator', offset=0, "
+              "strides=[16, 32, 64]), bbox_coder=dict(type='DistancePointBBoxCoder'), with_objectness=False, "
+              "use_depthwise=True, share_conv=False, norm_cfg=dict(type='BN'), loss_cls=dict("
+              "type='QualityFocalLoss', use_sigmoid=True), loss_bbox=dict(type='GIoULoss')",
     'atss': "type='ATSSHead', norm_cfg=dict(type='GN', num_groups=8), " + _ANCHORS.format(
         'ratios=[1.0], octave_base_scale=8, scales_per_octave=1'),
 }

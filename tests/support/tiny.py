@@ -22,8 +22,20 @@ model = dict(
     bbox_head=dict(in_channels=levels),
     test_cfg=dict(score_thr=0.001))
 """
+RTMDET = f"_base_ = r'{ROOT}/configs/detection/rtmdet_mobileone_s0_shapes.py'" + _ARCH + """
+mapper, pafpn = _base_.model.neck
+model = dict(
+    backbone=dict(arch=arch),
+    neck=[dict(mapper, in_channels=[32, 64, 128], out_channels=32), dict(pafpn, in_channels=[32] * 3, out_channels=32)],
+    bbox_head=dict(in_channels=32, feat_channels=32),
+    test_cfg=dict(max_per_img=50))
+del mapper, pafpn
+"""
 SEGMENTOR = f"_base_ = r'{ROOT}/configs/segmentation/deeplabv3_mobileone_s2_shapes.py'" + _ARCH + """
 model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=128, channels=16))
+"""
+LRASPP = f"_base_ = r'{ROOT}/configs/segmentation/lraspp_mobileone_s0_shapes.py'" + _ARCH + """
+model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=[16, 32, 128], channels=16))
 """
 CLASSIFIER = f"_base_ = r'{ROOT}/configs/pretraining/mobileone_s2_shapes.py'" + _ARCH + """
 model = dict(backbone=dict(arch=arch), head=dict(in_channels=128))

@@ -1,4 +1,4 @@
-"""DeepLabV3: configs, odd input to head and data, and the tools on drawn and on real images."""
+"""DeepLabV3 and LR-ASPP: configs; DeepLabV3: odd input to head and data, and the tools on drawn and on real images."""
 import importlib.util
 from pathlib import Path
 
@@ -28,9 +28,10 @@ def losses(model, data):
 
 # --- configs
 
-def test_ten_leaves():
+def test_leaves():
     assert {path.stem for path in LEAVES} == {
-        f'deeplabv3_mobileone_s{i}_{data}' for i in range(5) for data in ('voc12aug', 'ade20k')}
+        f'{head}_mobileone_s{i}_{data}' for head, archs in (('deeplabv3', 5), ('lraspp', 3)) for i in range(archs)
+        for data in ('voc12aug', 'ade20k')}
     assert all(len(path.read_text().splitlines()) <= 15 for path in LEAVES)
 
 
@@ -39,7 +40,9 @@ def test_builds_and_agrees(config):
     register_all_modules()
     cfg = Config.fromfile(config)
     model = MODELS.build(cfg.model)
-    assert model.backbone.out_channels == (model.decode_head.in_channels, ) and model.backbone.out_strides == (16, )
+    channels = model.decode_head.in_channels
+    assert model.backbone.out_channels == ((channels, ) if isinstance(channels, int) else tuple(channels))
+    assert model.backbone.out_strides == ((4, 8, 16) if config.stem.startswith('lraspp') else (16, ))
     arch = config.stem.split('_')[2]
     assert cfg.model.backbone.arch == ('s4_nose' if arch == 's4' else arch)
     assert not any('.se.' in key for key in model.state_dict())  # the paper's segmentation S4 is without SE, too
