@@ -5,6 +5,7 @@ from mmengine.config import DictAction
 
 from mobileone_mm.deploy.export import export
 from mobileone_mm.deploy.formats import FORMATS
+from mobileone_mm.deploy.reader import describe_sizes
 from mobileone_mm.utils.errors import errors_in_one_line
 
 
@@ -37,7 +38,7 @@ def main() -> None:
     print(f'Wrote {args.out}: {result["bytes"] / 2**20:.1f} MiB.')
     print(f'Takes {result["input"]}: {tuple(size or "free" for size in result["shape"])}.')
     if sizes := result.get('sizes'):
-        print('Free sizes are {least} to {most}, multiples of {multiple_of}.'.format_map(sizes))
+        print(f'Free sizes are those {describe_sizes(sizes)}.')
     for name, meaning in result['outputs'].items():
         print(f'Gives {name}: {meaning}.')
     print(f'Compared with PyTorch on one image: {result["agreement"]}.' if result['agreement'] else

@@ -5,6 +5,9 @@ _base_ = ['./rtmdet_mobileone_s0_shapes.py', '../_base_/finetune.py']
 
 model = dict(backbone=dict(init_cfg=dict(_delete_=True, **_base_.mobileone.init_cfg), **_base_.finetune.backbone))
 train_dataloader = dict(dataset=dict(indices=200))  # as if there were no more
-train_cfg = _base_.finetune.train_cfg
+train_cfg = dict(_delete_=True, **_base_.finetune.train_cfg)
 optim_wrapper = dict(_delete_=True, **_base_.finetune.optim_wrapper)
 param_scheduler = _base_.finetune.param_scheduler
+custom_hooks = _base_.finetune.custom_hooks
+default_hooks = _base_.finetune.default_hooks
+auto_scale_lr = _base_.finetune.auto_scale_lr

@@ -8,7 +8,7 @@ _SIZING = ('Resize', 'ResizeEdge', *_CROPS)
 
 
 def final_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
-    """Height and width of all images behind a pipeline: what the last step says that resizes or crops.
+    """Height and width of all images behind a pipeline: what the last step says that resizes, crops or pads.
 
     None where they depend on the image, or where no step says it.
     """
@@ -19,23 +19,36 @@ def final_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
             size = pair(step['crop_size'])[::-1]
         elif name == 'Resize' and step.get('scale') and not step.get('keep_ratio', False):
             size = pair(step['scale'])[::-1]
+        elif _pads(step):  # an image that does not fit in is mm's error
+            size = pair(step['size'])[::-1]
         elif name in _SIZING:
             size = None
     return size
 
 
 def resized(pipeline: Sequence[Mapping], shape: tuple[int, int]) -> list[Mapping]:
-    """A pipeline that resizes images to height and width at once, where it resized them first; it crops nothing."""
+    """A pipeline that resizes images to height and width at once, where it resized them first; it crops nothing.
+
+    Where it pads to a size behind a resize that keeps proportions, it goes on to do so, with this size.
+    """
     steps, is_resized = [], False
+    is_padded = any(_pads(step) for step in pipeline)
     for step in pipeline:
-        if type_name(step) not in _SIZING:
+        if _pads(step):
+            steps.append(dict(step, size=tuple(reversed(shape))))
+        elif type_name(step) not in _SIZING:
             steps.append(step)
         elif not is_resized:
             is_resized = True
             kept = {key: step[key] for key in ('backend', 'interpolation') if key in step}
             kind = step['type'] if type_name(step) == 'Resize' else 'Resize'
-            steps.append(dict(type=kind, scale=tuple(reversed(shape)), keep_ratio=False, **kept))
+            steps.append(dict(type=kind, scale=tuple(reversed(shape)),
+                              keep_ratio=is_padded and step.get('keep_ratio', False), **kept))
     return steps
+
+
+def _pads(step: Mapping) -> bool:
+    return type_name(step) == 'Pad' and bool(step.get('size'))
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:

@@ -1,4 +1,6 @@
 """A trained model as a file for a runtime, and how far the file agrees with PyTorch."""
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +94,18 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     channels = deployable.channels
     example = example_image((height, width), 2 if dynamic else batch, channels)  # a size of 1 would be taken for fixed
     if not dynamic:
-        reference.fix_size(example)
+        with _sizes_refused(height, width):
+            reference.fix_size(example)
         deployable.fix_size(example)
     if deployable is not reference:
         deployable.half_network()
     meta = _describe(deployable, [None, channels, None, None] if dynamic else [batch, channels, height, width])
     meta |= dict(classes=class_names(cfg, checkpoint), config=Path(config).name)
     meta |= deployable.meta | ({'backend': backend} if backend else {})
+    if dynamic and (multiple := _multiple_of_sizes(reference)) > 1:
+        meta |= dict(sizes=dict(multiple_of=multiple))
+        with _sizes_refused(height, width):
+            answers(reference, example)
     make_folder(out.parent)
     written.write(Job(deployable, example, out, meta, dynamic, half, calibration, per_channel, backend))
     if calibration is not None:  # what it was not scaled to tells nothing
@@ -110,6 +117,29 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
     if written.run and backend in (None, *written.backends[:1]):
         agreement = describe_agreement(answers(reference, example), ExportedFile(out)(example.numpy()), *tolerances)
     return meta | dict(bytes=sum(file.stat().st_size for file in written.files(out)), agreement=agreement)
+
+
+@contextmanager
+def _sizes_refused(height: int, width: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise ArgumentError(f'The model does not take an image of {height}x{width}: {reason}. Name another --shape; '
+                            'networks whose maps are doubled and joined, such as RTMDet, take multiples of 32.'
+                            ) from error
+
+
+def _multiple_of_sizes(model: Deployable) -> int:
+    """Of what both sides of an image have to be multiples, by trying; 1 where nothing works or all does."""
+    for multiple in (1, 2, 4, 8, 16, 32, 64):
+        height, width = (multiple * (2 * (side // (2 * multiple)) + 1) for side in (96, 128))  # odd multiples
+        try:
+            answers(model, example_image((height, width), 2, model.channels))
+        except RuntimeError:
+            continue
+        return multiple
+    return 1
 
 
 def _describe(model: Deployable, shape: list[int | None]) -> dict:

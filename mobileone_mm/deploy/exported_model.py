@@ -172,8 +172,10 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
             raise ConfigError(f'{str(file)!r} takes images of {height}x{width}, and the test pipeline of '
                               f'{cfg.filename!r} gives {"x".join(map(str, size)) if size else "images of any size"}. '
                               'Export with the size of the pipeline, or change the pipeline.')
-        is_squashed |= any(type_name(step) == 'Resize' and step.get('keep_ratio') for step in dataset.pipeline)
-        dataset.pipeline = resized(dataset.pipeline, (height, width))
+        before = dataset.pipeline
+        dataset.pipeline = resized(before, (height, width))
+        is_squashed |= any(type_name(old) == 'Resize' and old.get('keep_ratio') for old in before) and not any(
+            type_name(new) == 'Resize' and new.get('keep_ratio') for new in dataset.pipeline)
     if is_squashed:
         print_log(f'{str(file)!r} takes images of {height}x{width}, so they lose the proportions that the config keeps '
                   '(keep_ratio=True): metrics and predictions differ from those of its checkpoint. A file with free '

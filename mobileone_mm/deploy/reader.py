@@ -1,5 +1,6 @@
 """Exported files, run."""
 import functools
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -54,12 +55,17 @@ class ExportedFile:
             raise DataError(f'The file takes images of {expected[0]}x{expected[1]}, got {height}x{width}. Resize them '
                             "(--shape, or the test pipeline's Resize), or export with another --shape.")
         if sizes := self.meta.get('sizes'):
-            step, least, most = sizes['multiple_of'], sizes['least'], sizes['most']
+            step, least, most = sizes['multiple_of'], sizes.get('least', 1), sizes.get('most', math.inf)
             if any(size % step or not least <= size <= most for size in (height, width)):
-                steps = f' that are multiples of {step}' if step > 1 else ''
-                raise DataError(f'The file takes heights and widths from {least} to {most}{steps}, got '
-                                f"{height}x{width}. Resize images (--shape, or the test pipeline's Resize), or export "
-                                'with one size.')
+                raise DataError(f'The file takes heights and widths {describe_sizes(sizes)}, got {height}x{width}. '
+                                "Resize images (--shape, or the test pipeline's Resize), or export with one size.")
+
+
+def describe_sizes(sizes: dict) -> str:
+    """The free sizes of a file, from its metadata."""
+    parts = [f'from {sizes["least"]} to {sizes["most"]}'] if 'least' in sizes else []
+    parts += [f'that are multiples of {sizes["multiple_of"]}'] if sizes['multiple_of'] > 1 else []
+    return ' '.join(parts)
 
 
 def open_exported(path: str | Path) -> ExportedFile:

@@ -80,13 +80,15 @@ def test_metafiles_name_what_there_is():
     assert index == WRITTEN[:3]
     for kind, path in zip(KINDS, index, strict=True):
         metafile = yaml.safe_load((ROOT / path).read_text())
-        collection, = metafile['Collections']
-        assert (ROOT / collection['README']).is_file() and (ROOT / collection['Code']).is_file()
+        for collection in metafile['Collections']:
+            assert (ROOT / collection['README']).is_file() and (ROOT / collection['Code']).is_file()
+        names = {each['Name'].partition('-')[0].lower(): each['Name'] for each in metafile['Collections']}
         leaves = {f'configs/{kind.folder}/{file.name}' for file in (ROOT / path).parent.glob('*.py')
                   if 'shapes' not in file.name}
         assert {model['Config'] for model in metafile['Models']} == leaves
         for model in metafile['Models']:
-            assert model['Config'].endswith(f'/{model["Name"]}.py') and model['In Collection'] == collection['Name']
+            assert model['Config'].endswith(f'/{model["Name"]}.py')
+            assert model['In Collection'] == names[model['Name'].partition('_')[0]]
             assert model['Metadata']['Parameters'] < model['Metadata']['Parameters (train form)']
 
 

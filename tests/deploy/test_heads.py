@@ -86,6 +86,22 @@ def test_same_boxes_as_mmdet(head, images, tmp_path):
         assert list(ExportedFile(file).meta['outputs']) == (['boxes', 'scores', 'labels'] if name == 'nms' else outputs)
 
 
+@pytest.mark.parametrize('shape', [None, (96, 224)])
+def test_images_that_are_padded_to_one_size(shape, images, tmp_path):
+    """Proportions are kept, as in RTMDet's configs; a file of another size than the config's goes on with that."""
+    config, checkpoint = make(tmp_path, 'rtmdet')
+    config.write_text(config.read_text().replace(
+        'keep_ratio=False), ', f"keep_ratio=True), dict(type='Pad', size={SIZE[::-1]}), "))
+    file = tmp_path / 'a.pt'
+    export(config, checkpoint, file, 'torchscript', shape=shape)
+    size = shape or SIZE
+    assert ExportedFile(file).meta['shape'] == [1, 3, *size]
+    # The checkpoint, with images of this size.
+    options = {'test_dataloader.dataset.pipeline.1.scale': size[::-1], 'test_dataloader.dataset.pipeline.2.size':
+               size[::-1]}
+    assert_same_boxes(predicted(config, checkpoint, images, **options), predicted(config, file, images))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('head, name', [('atss', 'onnx'), ('atss', 'openvino'), *[('fcos', name) for name in PHONES]])
 def test_other_formats(head, name, images, tmp_path):

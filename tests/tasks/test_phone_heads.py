@@ -28,7 +28,7 @@ def model(head, request):
     return request.getfixturevalue(head)
 
 
-def tested(model, file, head, shapes_root, work_dir, *options):
+def metrics_of(model, file, head, shapes_root, work_dir, *options):
     """Metrics by the test tool of a checkpoint or an exported file."""
     python('tools/test.py', model[0], file, '--work-dir', work_dir, *options, SHAPES_ROOT=shapes_root)
     return logged(work_dir, METRICS[head])
@@ -69,7 +69,7 @@ def test_rtmdets_recipe_is_mmdets(arch):
     assert ours.train_dataloader.dataset.pipeline == ours.train_pipeline
     assert ours.test_dataloader.dataset.pipeline == ours.val_dataloader.dataset.pipeline == ours.test_pipeline
     # The model, but for what the config says is ours.
-    mine = {key: value for key, value in ours.model.bbox_head.items()}
+    mine = dict(ours.model.bbox_head)
     own = dict(in_channels=128, feat_channels=128, num_classes=80, use_depthwise=True, share_conv=False,
                norm_cfg=dict(type='BN'), act_cfg=dict(type='ReLU', inplace=True))
     assert mine == theirs.model.bbox_head | own
@@ -87,6 +87,8 @@ def test_another_size_is_one_line(tmp_path):
     pipelines = json.dumps([cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader, cfg.custom_hooks,
                             cfg.tta_pipeline])
     assert pipelines.count('[416, 416]') >= 10 and '320' not in pipelines
+    padded = cfg.tta_pipeline[1].transforms[2][0].size
+    assert min(padded) >= 1.5 * 416 and all(side % 32 == 0 for side in padded)  # maps are doubled and joined
 
 
 @pytest.mark.parametrize('folder, budgets', [
@@ -131,9 +133,9 @@ def test_tools(head, model, shapes_root, tmp_path):
     """A test repeats the validation, also in the deploy form; a run goes on; another checkpoint is refused."""
     config, checkpoint = model
     expected = logged(checkpoint.parent, METRICS[head])
-    assert tested(model, checkpoint, head, shapes_root, tmp_path / 'test') == expected
+    assert metrics_of(model, checkpoint, head, shapes_root, tmp_path / 'test') == expected
     python('tools/reparameterize.py', config, checkpoint, tmp_path / 'deploy.pth')
-    assert tested(model, tmp_path / 'deploy.pth', head, shapes_root, tmp_path / 'deploy') == \
+    assert metrics_of(model, tmp_path / 'deploy.pth', head, shapes_root, tmp_path / 'deploy') == \
         pytest.approx(expected, abs=0.01)
     resumed = tmp_path / 'resumed'
     shutil.copytree(checkpoint.parent, resumed)
@@ -152,22 +154,43 @@ def test_tools(head, model, shapes_root, tmp_path):
 
 @both
 def test_tta(head, model, shapes_root, tmp_path):
-    assert tested(model, model[1], head, shapes_root, tmp_path, '--tta').keys() == \
+    assert metrics_of(model, model[1], head, shapes_root, tmp_path, '--tta').keys() == \
         logged(model[1].parent, METRICS[head]).keys()
 
 
 @both
 @formats('onnx', 'torchscript', 'openvino', *PHONES)
 def test_exported_files(head, model, name, shapes_root, tmp_path):
-    """Metrics are the checkpoint's, with NMS in the file where the format has it, and of any size."""
-    each = require(name)
+    """Metrics are the checkpoint's; the detector's file has NMS, the segmentor's takes any size, if there is that."""
+    fmt = require(name)
+    option = 'nms' if 'rtmdet' in head else 'dynamic'
+    out = tmp_path / f'out{fmt.suffix}'
+    exported(model, out, name, *([] if option in fmt.refuses else [f'--{option}']))
     expected = logged(model[1].parent, METRICS[head])
-    variants = {'plain': []} | ({'nms': ['--nms']} if 'rtmdet' in head and 'nms' not in each.refuses else {}) \
-        | ({'dynamic': ['--dynamic']} if 'lraspp' in head and 'dynamic' not in each.refuses else {})
-    for variant, options in variants.items():
-        out = tmp_path / f'{variant}{each.suffix}'
-        exported(model, out, name, *options)
-        assert tested(model, out, head, shapes_root, tmp_path / variant) == pytest.approx(expected, abs=0.02)
+    assert metrics_of(model, out, head, shapes_root, tmp_path / 'test') == pytest.approx(expected, abs=0.02)
+
+
+@formats('onnx', 'torchscript', 'executorch')
+def test_free_sizes_of_rtmdet_are_multiples_of_32(name, tiny_rtmdet, tmp_path):
+    fmt = require(name)
+    printed = exported(tiny_rtmdet, tmp_path / f'a{fmt.suffix}', name, '--dynamic')
+    assert 'that are multiples of 32.' in printed
+    code = f"""
+from mobileone_mm.deploy.export import example_image
+from mobileone_mm.deploy.reader import ExportedFile
+file = ExportedFile({str(tmp_path / f'a{fmt.suffix}')!r})
+print(file(example_image((96, 160)).numpy())['boxes'].shape[1])
+file(example_image((96, 150)).numpy())"""
+    result = python('-c', code, check=False)
+    assert result.stdout.split()[-1] == str(12 * 20 + 6 * 10 + 3 * 5)
+    assert 'that are multiples of 32, got 96x150' in result.stderr.splitlines()[-1]
+
+
+def test_sizes_that_the_network_does_not_take(tiny_rtmdet, tmp_path):
+    result = python('tools/export.py', *tiny_rtmdet, '--out', tmp_path / 'a.pt', '--shape', 100, 100, check=False)
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert 'The model does not take an image of 100x100' in result.stderr.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
@@ -203,16 +226,21 @@ def test_rtmdet_on_coco(tmp_path):
 
 
 @pytest.mark.slow
-def test_fine_tuning_from_apples_weights(shapes_root, tmp_path):
-    """configs/_base_/finetune.py: the backbone's function stays near Apple's, and its statistics as they were."""
+@pytest.mark.parametrize('folder, head, metric, least', [
+    ('detection', 'rtmdet', 'coco/bbox_mAP_50', 0.05), ('segmentation', 'lraspp', 'mIoU', 15)])
+def test_fine_tuning_from_apples_weights(folder, head, metric, least, shapes_root, tmp_path):
+    """configs/_base_/finetune.py: it learns from few images; the backbone's statistics stay as they were."""
     weights = real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth'
-    config = DETECTION / 'rtmdet_mobileone_s0_finetune_shapes.py'
+    config = ROOT / 'configs' / folder / f'{head}_mobileone_s0_finetune_shapes.py'
     start = {'model.backbone.init_cfg.checkpoint': weights, 'model.backbone.init_cfg.expand': True}
-    python('tools/train.py', config, '--work-dir', tmp_path,
-           *cfg_options(**start, **{'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 2}), SHAPES_ROOT=shapes_root)
-    trained = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)['state_dict']
+    python('tools/train.py', config, '--work-dir', tmp_path, *cfg_options(**start, **{
+        'train_cfg.max_epochs': 15, 'train_cfg.val_interval': 15, 'default_hooks.checkpoint.interval': 15,
+        'train_dataloader.dataset.indices': 16, 'train_dataloader.batch_size': 4}), SHAPES_ROOT=shapes_root)
+    values = logged(tmp_path, metric)
+    assert values[metric] > least, values
+    trained = torch.load(tmp_path / 'epoch_15.pth', weights_only=True)['state_dict']
     cfg = read_config(config, start)
-    init_default_scope('mmdet')
+    init_default_scope(cfg.default_scope)
     before = MODELS.build(cfg.model)
     before.backbone.init_weights()
     for key, value in before.state_dict().items():

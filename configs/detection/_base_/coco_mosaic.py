@@ -42,8 +42,8 @@ test_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
-# --tta with mmdet's ratios: the test size, half of it, and one and a half. Flips stand before Pad, so
-# that boxes can be turned back.
+# --tta with mmdet's ratios: the test size, half of it, and one and a half, up to a multiple of 32. Flips
+# stand before Pad, so that boxes can be turned back.
 tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100))
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -55,7 +55,12 @@ tta_pipeline = [
                 for ratio in (1, 0.5, 1.5)
             ],
             [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],
-            [dict(type='Pad', size=tuple(int(1.5 * side) for side in input_size), pad_val=dict(img=(114, 114, 114)))],
+            [
+                dict(
+                    type='Pad',
+                    size=tuple(-(-3 * side // 64) * 32 for side in input_size),
+                    pad_val=dict(img=(114, 114, 114)))
+            ],
             [dict(type='LoadAnnotations', with_bbox=True)],
             [
                 dict(

@@ -44,5 +44,6 @@ def input_shape(cfg: Config) -> tuple[int, int]:
         return size
     if cfg.get('crop_size'):
         return pair(cfg.crop_size)
-    raise ConfigError('The config has no fixed input size: its test pipeline has no Resize with keep_ratio=False and '
-                      'no CenterCrop, and there is no crop_size. Name the size that the network takes: --shape H W.')
+    raise ConfigError('The config has no fixed input size: its test pipeline has no Resize with keep_ratio=False, no '
+                      'CenterCrop and no Pad with a size, and there is no crop_size. Name the size that the network '
+                      'takes: --shape H W.')
