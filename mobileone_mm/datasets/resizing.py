@@ -12,27 +12,30 @@ def final_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
 
     None where they depend on the image, or where no step says it.
     """
-    size = None
+    size = longest = None
     for step in pipeline:
         name = type_name(step)
         if name in _CROPS:
             size = pair(step['crop_size'])[::-1]
-        elif name == 'Resize' and step.get('scale') and not step.get('keep_ratio', False):
-            size = pair(step['scale'])[::-1]
-        elif _pads(step):  # an image that does not fit in is mm's error
-            size = pair(step['size'])[::-1]
+        elif name == 'Resize' and step.get('scale'):
+            # With keep_ratio, mm takes a scale for the longer and the shorter side, whichever these are.
+            size, longest = (None, max(pair(step['scale']))) if step.get('keep_ratio') else (
+                pair(step['scale'])[::-1], None)
         elif name in _SIZING:
-            size = None
+            size = longest = None
+        elif _pads(step) and longest and min(pair(step['size'])) >= longest:
+            size = pair(step['size'])[::-1]
     return size
 
 
 def resized(pipeline: Sequence[Mapping], shape: tuple[int, int]) -> list[Mapping]:
     """A pipeline that resizes images to height and width at once, where it resized them first; it crops nothing.
 
-    Where it pads to a size behind a resize that keeps proportions, it goes on to do so, with this size.
+    Where it pads to a size behind a resize that keeps proportions, it goes on to do so, if this size is a square, which
+    is what mm can fit any image into.
     """
     steps, is_resized = [], False
-    is_padded = any(_pads(step) for step in pipeline)
+    is_padded = any(_pads(step) for step in pipeline) and shape[0] == shape[1]
     for step in pipeline:
         if _pads(step):
             steps.append(dict(step, size=tuple(reversed(shape))))

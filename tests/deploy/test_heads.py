@@ -86,15 +86,17 @@ def test_same_boxes_as_mmdet(head, images, tmp_path):
         assert list(ExportedFile(file).meta['outputs']) == (['boxes', 'scores', 'labels'] if name == 'nms' else outputs)
 
 
-@pytest.mark.parametrize('shape', [None, (96, 224)])
+@pytest.mark.parametrize('shape', [None, (224, 224)])
 def test_images_that_are_padded_to_one_size(shape, images, tmp_path):
     """Proportions are kept, as in RTMDet's configs; a file of another size than the config's goes on with that."""
     config, checkpoint = make(tmp_path, 'rtmdet')
-    config.write_text(config.read_text().replace(
-        'keep_ratio=False), ', f"keep_ratio=True), dict(type='Pad', size={SIZE[::-1]}), "))
+    text = config.read_text()
+    assert f'scale={SIZE[::-1]}, keep_ratio=False),' in text
+    config.write_text(text.replace(f'scale={SIZE[::-1]}, keep_ratio=False),',
+                                   "scale=(192, 192), keep_ratio=True), dict(type='Pad', size=(192, 192)),"))
     file = tmp_path / 'a.pt'
     export(config, checkpoint, file, 'torchscript', shape=shape)
-    size = shape or SIZE
+    size = shape or (192, 192)
     assert ExportedFile(file).meta['shape'] == [1, 3, *size]
     # The checkpoint, with images of this size.
     options = {'test_dataloader.dataset.pipeline.1.scale': size[::-1], 'test_dataloader.dataset.pipeline.2.size':

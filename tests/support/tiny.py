@@ -30,6 +30,9 @@ model = dict(
     bbox_head=dict(in_channels=32, feat_channels=32),
     test_cfg=dict(max_per_img=50))
 del mapper, pafpn
+# Enough iterations for boxes that are right.
+train_dataloader = dict(dataset=dict(
+    _delete_=True, type='RepeatDataset', times=15, dataset=_base_.train_dataloader.dataset))
 """
 SEGMENTOR = f"_base_ = r'{ROOT}/configs/segmentation/deeplabv3_mobileone_s2_shapes.py'" + _ARCH + """
 model = dict(backbone=dict(arch=arch), decode_head=dict(in_channels=128, channels=16))
