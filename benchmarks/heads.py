@@ -1,4 +1,4 @@
-"""Heads at equal minutes, on drawn shapes: python benchmarks/heads.py --minutes 4 --out-dir work_dirs/demo-heads
+"""Heads at equal minutes, on drawn shapes: python benchmarks/heads.py --minutes 3 --out-dir work_dirs/demo-heads
 
 RTMDet and LR-ASPP on MobileOne-S0, beside SSDLite and DeepLabV3 on it and the peers on MobileNetV2 and MobileNetV3, all
 from scratch, each trained for as many iterations as fit into the minutes on this machine, by the time of one; the
@@ -157,7 +157,7 @@ def plot(report: dict) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out-dir', type=Path, default=Path('work_dirs/demo-heads'), help='default: %(default)s')
-    parser.add_argument('--minutes', type=float, default=4, help='of training, for each (default: %(default)s)')
+    parser.add_argument('--minutes', type=float, default=3, help='of training, for each (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument('--rounds', type=int, default=50, help='measured rounds (default: %(default)s)')
     args = parser.parse_args()
