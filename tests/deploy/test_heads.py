@@ -114,7 +114,7 @@ def test_other_formats(head, name, images, tmp_path):
             file = tmp_path / f'{option}{fmt.suffix}'
             export(*trained, file, name, **options)
             assert_same_boxes(expected, predicted(trained[0], file, images))
-    if 'int8' not in fmt.refuses:
+    if 'int8' not in fmt.refuses and name != 'executorch':  # whose passes end on weights that levels share
         export(*trained, tmp_path / f'int8{fmt.suffix}', name, calibration=images)
         scores = [ExportedFile(tmp_path / f'{kind}{fmt.suffix}')(read_image(next(images.iterdir()), SIZE))['scores']
                   for kind in ('raw', 'int8')]

@@ -33,10 +33,18 @@ def _write(job: Job) -> None:
     job.model.has_loops = True
     with torch.no_grad(), _quiet():
         program = _exported(job.model if job.calibration is None else _quantized(job), job)
-        _unshare(program)
+        if job.calibration is None:  # in int8 it does not help
+            _unshare(program)
         # There is no block of metadata, but a method of its own may return a text.
-        program = require('executorch.exir', _PACKAGE).to_edge_transform_and_lower(
-            program, partitioner=[partitioner], constant_methods={META: json.dumps(job.meta)})
+        lower = require('executorch.exir', _PACKAGE).to_edge_transform_and_lower
+        try:
+            program = lower(program, partitioner=[partitioner], constant_methods={META: json.dumps(job.meta)})
+        except Exception as error:  # its passes wrap errors in plain ones
+            if job.calibration is None:
+                raise
+            raise ConfigError(f'ExecuTorch does not lower this network in int8: {" ".join(str(error).split())[:200]}. '
+                              'It is known of heads whose levels share weights, such as FCOS. Leave --int8 out.'
+                              ) from error
         buffer = program.to_executorch().buffer
     with atomic_file(job.out) as file:
         file.write(buffer)

@@ -188,6 +188,7 @@ class DeployableDetector(Deployable):
 def _flatten(level: Tensor, channels: int) -> Tensor:
     """(N, priors * channels, H, W) -> (N, H * W * priors, channels)."""
     maps = level.permute(0, 2, 3, 1)
-    if level.shape[1] == channels:  # ExecuTorch bounds the sizes of this view better than those of the next
+    # With free sizes, ExecuTorch bounds the sizes of this view better than those of the next.
+    if isinstance(level.shape[2], torch.SymInt) and level.shape[1] == channels:
         return maps.flatten(1, 2)
     return maps.flatten(1).unflatten(1, (-1, channels))
