@@ -27,7 +27,7 @@ from training import ROOT, schedule, train
 from mobileone_mm.benchmark.contenders import from_config
 from mobileone_mm.benchmark.measure import count
 from mobileone_mm.benchmark.model_card import logged_values
-from mobileone_mm.benchmark.report import headline, label_log_axis, label_points, write_rows
+from mobileone_mm.benchmark.report import headline, label_log_axis, label_points, style_panel, write_rows
 from mobileone_mm.benchmark.session import Session
 from mobileone_mm.benchmark.timing import check_least, cpu_name, measure, settled_ms
 from mobileone_mm.datasets.check import check_data
@@ -146,10 +146,7 @@ def plot(report: dict) -> Figure:
         axes.scatter([x for _, x, _ in points], [y for _, _, y in points], color=colors, zorder=2)
         axes.set(xlabel='ms in ONNX Runtime, median', ylabel=f'{metric} (%)', xscale='log')
         label_log_axis(axes.xaxis)
-        axes.margins(0.15)
-        axes.autoscale_view()
-        axes.grid(color='#eeeeee', zorder=0)
-        axes.spines[['top', 'right']].set_visible(False)
+        style_panel(axes, margin=0.15)
         label_points(axes, points)
     return figure
 

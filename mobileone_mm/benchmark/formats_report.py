@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from .report import headline, label_log_axis, label_points, write_rows
+from .report import headline, label_log_axis, label_points, style_panel, write_rows
 
 _KINDS = {'PyTorch': ('s', '#444444'), 'float32': ('o', '#1f5f8b'), 'int8': ('D', '#d9822b')}
 _UNITS = {'boxes': ', px'}
@@ -57,10 +57,7 @@ def plot_formats(report: dict) -> Figure:
              xscale='log')
     axes.xaxis.label.set(fontsize=9)
     label_log_axis(axes.xaxis)
-    axes.margins(0.1)
-    axes.autoscale_view()
-    axes.grid(color='#eeeeee', zorder=0)
-    axes.spines[['top', 'right']].set_visible(False)
+    style_panel(axes)
     label_points(axes, [(row['model'], row['median_ms'], row['metric']) for row in rows])
     figure.legend(*axes.get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
     return figure

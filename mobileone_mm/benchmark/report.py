@@ -119,10 +119,7 @@ def plot_scatter(report: dict) -> Figure:
             axes.set(xlabel=_LABELS[of], ylabel=f'ms on {runtime}, median', xscale='log', yscale='log')
             for axis in (axes.xaxis, axes.yaxis):
                 label_log_axis(axis)
-            axes.margins(0.1)
-            axes.autoscale_view()
-            axes.grid(color='#eeeeee', zorder=0)
-            axes.spines[['top', 'right']].set_visible(False)
+            style_panel(axes)
             label_points(axes, [(row['model'], row[of] / 1e6, row['median_ms']) for row in rows
                                 if row['form'] == 'deploy'])
             rho = next(each['rho'] for each in report['correlations'] if (each['runtime'], each['of']) == (runtime, of))
@@ -137,6 +134,14 @@ def label_log_axis(axis: Axis) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axis.set_major_formatter('{x:g}')
     axis.set_minor_locator(NullLocator())
+
+
+def style_panel(axes: Axes, margin: float = 0.1) -> None:
+    """Room around the points, a faint grid, no frame; before :func:`label_points`, which asks for the limits."""
+    axes.margins(margin)
+    axes.autoscale_view()
+    axes.grid(color='#eeeeee', zorder=0)
+    axes.spines[['top', 'right']].set_visible(False)
 
 
 def label_points(axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:

@@ -50,6 +50,11 @@ def resized(pipeline: Sequence[Mapping], shape: tuple[int, int]) -> list[Mapping
     return steps
 
 
+def keeps_ratio(pipeline: Sequence[Mapping]) -> bool:
+    """Whether a step of a pipeline resizes images and keeps their proportions."""
+    return any(type_name(step) == 'Resize' and bool(step.get('keep_ratio')) for step in pipeline)
+
+
 def _pads(step: Mapping) -> bool:
     return type_name(step) == 'Pad' and bool(step.get('size'))
 

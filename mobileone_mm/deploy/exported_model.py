@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..datasets.check import datasets
 from ..datasets.classes import read_classes
-from ..datasets.resizing import final_size, resized
+from ..datasets.resizing import final_size, keeps_ratio, resized
 from ..engine.config import dataset_meta
 from ..utils.errors import ArgumentError, ConfigError, DataError
 from ..utils.types import task_library, type_name
@@ -172,10 +172,9 @@ def use_exported(cfg: Config, file: str | Path, cfg_options: dict | None = None)
             raise ConfigError(f'{str(file)!r} takes images of {height}x{width}, and the test pipeline of '
                               f'{cfg.filename!r} gives {"x".join(map(str, size)) if size else "images of any size"}. '
                               'Export with the size of the pipeline, or change the pipeline.')
-        before = dataset.pipeline
-        dataset.pipeline = resized(before, (height, width))
-        is_squashed |= any(type_name(old) == 'Resize' and old.get('keep_ratio') for old in before) and not any(
-            type_name(new) == 'Resize' and new.get('keep_ratio') for new in dataset.pipeline)
+        kept = keeps_ratio(dataset.pipeline)
+        dataset.pipeline = resized(dataset.pipeline, (height, width))
+        is_squashed |= kept and not keeps_ratio(dataset.pipeline)
     if is_squashed:
         print_log(f'{str(file)!r} takes images of {height}x{width}, so they lose the proportions that the config keeps '
                   '(keep_ratio=True): metrics and predictions differ from those of its checkpoint. A file with free '

@@ -49,4 +49,9 @@ def cfg_options(**settings):
               for key, value in (('num_workers', 0), ('persistent_workers', False))}
     common |= {'train_cfg.val_interval': 1, 'default_hooks.logger.interval': 1, 'randomness.seed': 3,
                'model.backbone.init_cfg': None}
-    return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in (common | settings).items())]
+    return only(**common | settings)
+
+
+def only(**settings):
+    """--cfg-options of these settings, and no others."""
+    return ['--cfg-options', *(f'{key}={value}'.replace(' ', '') for key, value in settings.items())]

@@ -14,7 +14,7 @@ from mmseg.utils import register_all_modules
 from mobileone_mm.engine.config import read_config
 from tests.support.formats import PHONES, exported, formats, require
 from tests.support.paths import ROOT, real_data
-from tests.support.runs import cfg_options, logged, python
+from tests.support.runs import cfg_options, logged, only, python
 from tests.support.segmentation import images
 
 DETECTION, SEGMENTATION = ROOT / 'configs' / 'detection', ROOT / 'configs' / 'segmentation'
@@ -32,10 +32,6 @@ def metrics_of(model, file, head, shapes_root, work_dir, *options):
     """Metrics by the test tool of a checkpoint or an exported file."""
     python('tools/test.py', model[0], file, '--work-dir', work_dir, *options, SHAPES_ROOT=shapes_root)
     return logged(work_dir, METRICS[head])
-
-
-def options(**settings):
-    return ['--cfg-options', *(f'{key}={value}' for key, value in settings.items())]
 
 
 # --- configs
@@ -220,13 +216,13 @@ def test_rtmdet_on_coco(tmp_path):
     settings = {'model.backbone.init_cfg.checkpoint': weights, 'model.backbone.init_cfg.expand': True,
                 'model.backbone.norm_eval': True, 'custom_hooks.1.switch_epoch': 1, 'train_cfg.max_epochs': 2,
                 'train_cfg.val_interval': 2, 'train_dataloader.batch_size': 4, 'train_dataloader.num_workers': 1,
-                'train_dataloader.dataset.indices': 16, 'default_hooks.checkpoint.interval': 1}
+                'train_dataloader.dataset.indices': 16, 'default_hooks.checkpoint.interval': 1, 'randomness.seed': 0}
     result = python('tools/train.py', DETECTION / 'rtmdet_mobileone_s0.py', '--work-dir', tmp_path,
-                    *options(**settings), COCO_ROOT=coco)
+                    *only(**settings), COCO_ROOT=coco)
     assert 'Switch pipeline now!' in result.stdout + result.stderr
     assert 'coco/bbox_mAP' in logged(tmp_path, 'coco/bbox_mAP')
     python('tools/train.py', DETECTION / 'rtmdet_mobileone_s0.py', '--work-dir', tmp_path, '--resume',
-           *options(**settings | {'train_cfg.max_epochs': 3}), COCO_ROOT=coco)
+           *only(**settings | {'train_cfg.max_epochs': 3}), COCO_ROOT=coco)
     assert (tmp_path / 'epoch_3.pth').is_file()
 
 
@@ -238,10 +234,11 @@ def test_fine_tuning_from_apples_weights(folder, head, epochs, metric, least, sh
     weights = str(real_data('mobileone_s0_fused') / 'mobileone_s0_fused.pth')
     config = ROOT / 'configs' / folder / f'{head}_mobileone_s0_finetune_shapes.py'
     start = {'model.backbone.init_cfg.checkpoint': weights, 'model.backbone.init_cfg.expand': True}
-    python('tools/train.py', config, '--work-dir', tmp_path, *options(**start, **{
+    python('tools/train.py', config, '--work-dir', tmp_path, *only(**start, **{
         'train_cfg.max_epochs': epochs, 'train_cfg.val_interval': epochs, 'param_scheduler.1.end': epochs,
         'param_scheduler.1.T_max': epochs, 'default_hooks.checkpoint.interval': epochs,
-        'train_dataloader.dataset.indices': 16, 'train_dataloader.batch_size': 4}), SHAPES_ROOT=shapes_root)
+        'train_dataloader.dataset.indices': 16, 'train_dataloader.batch_size': 4, 'randomness.seed': 0}),
+        SHAPES_ROOT=shapes_root)
     values = logged(tmp_path, metric)
     assert values[metric] > least, values
     trained = torch.load(tmp_path / f'epoch_{epochs}.pth', weights_only=True)['state_dict']

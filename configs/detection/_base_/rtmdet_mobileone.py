@@ -9,23 +9,14 @@
 # network 1.7 times as slow as ReLU). nms_pre is 1000 per level instead of 30000, because an exported
 # NMS computes with as many candidates in every image. It counts pairs of a place and a class, so it
 # does cut, the worst ones; what that costs in AP we have not measured.
-#
-# The leaf configs set the arch, its channels and its weights, from configs/_base_/mobileone_*.py.
-#   Weights from a local file: --cfg-options model.backbone.init_cfg.checkpoint=PATH
-#   Training from scratch:     --cfg-options model.backbone.init_cfg=None
-custom_imports = dict(imports=['mobileone_mm.tasks.detection'], allow_failed_imports=False)
+_base_ = './mobileone.py'
+
 width = 128
 norm_cfg = dict(type='BN')
 act_cfg = dict(type='ReLU', inplace=True)
 model = dict(
     type='RTMDet',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        batch_augments=None),
-    backbone=dict(type='MobileOne', out_indices=(1, 2, 3)),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=[
         dict(type='ChannelMapper', out_channels=width, kernel_size=1, norm_cfg=norm_cfg, act_cfg=act_cfg),
         dict(

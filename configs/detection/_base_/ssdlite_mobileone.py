@@ -4,21 +4,12 @@
 # From the paper (Table 11a): MobileOne + SSDLite. Everything below is reconstructed, because the
 # paper gives no details: features at strides 16 and 32, extra levels, anchors, losses and test
 # settings are mmdet's for SSDLite.
-#
-# The leaf configs set the arch, its channels and its weights, from configs/_base_/mobileone_*.py.
-#   Weights from a local file: --cfg-options model.backbone.init_cfg.checkpoint=PATH
-#   Training from scratch:     --cfg-options model.backbone.init_cfg=None
-custom_imports = dict(imports=['mobileone_mm.tasks.detection'], allow_failed_imports=False)
+_base_ = './mobileone.py'
+
 norm_cfg = dict(type='BN', eps=0.001, momentum=0.03)
 model = dict(
     type='SingleStageDetector',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=1),
-    backbone=dict(type='MobileOne', out_indices=(2, 3)),
+    backbone=dict(out_indices=(2, 3)),
     neck=dict(
         type='SSDNeck',
         level_strides=(2, 2, 2, 2),

@@ -53,16 +53,14 @@ def _write(job: Job) -> None:
 def _exported(model: nn.Module, job: Job) -> torch.export.ExportedProgram:
     if not job.dynamic:
         return torch.export.export(model, (job.example, ))
-    multiple = job.meta.get('sizes', {}).get('multiple_of', 1)
-    try:
-        return _with_free_sizes(model, job, multiple)
-    except torch._dynamo.exc.UserError:  # the maps of a detector's levels are halved and rounded up
-        pass
-    try:
-        return _with_free_sizes(model, job, max(4, multiple))
-    except torch._dynamo.exc.UserError as error:
-        raise ConfigError('ExecuTorch does not export this network with free sizes: '
-                          f'{" ".join(str(error).split())[:300]}. Name one size by --shape.') from error
+    least = job.meta.get('sizes', {}).get('multiple_of', 1)
+    for multiple in sorted({least, max(4, least)}):  # the maps of a detector's levels are halved and rounded up
+        try:
+            return _with_free_sizes(model, job, multiple)
+        except torch._dynamo.exc.UserError as error:
+            refusal = error
+    raise ConfigError('ExecuTorch does not export this network with free sizes: '
+                      f'{" ".join(str(refusal).split())[:300]}. Name one size by --shape.') from refusal
 
 
 def _with_free_sizes(model: nn.Module, job: Job, multiple: int) -> torch.export.ExportedProgram:
