@@ -6,11 +6,15 @@ VENV ?= .venv
 # pytorch.org's URL for it.
 TORCH ?= torch==2.13.0
 EXTRAS ?= onedl,pretraining
+EXTRAS_OPENMMLAB ?= openmmlab,openmmlab-pretraining,test-onnx
+# Where wheels of mmcv with compiled operators are looked for, by test-openmmlab and test-ops.
+WHEELS ?= wheels
 BIN := $(VENV)/bin
 # A process for each core, with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
-.PHONY: help install install-test demo demo-seg demo-pretrain demo-heads test test-slow lint card clean
+.PHONY: help install install-test demo demo-seg demo-pretrain demo-heads test test-slow test-openmmlab test-ops lint card \
+	clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -18,17 +22,22 @@ help:  ## list the targets
 install: $(VENV)/.installed  ## create .venv with what the demos need
 install-test: $(VENV)/.installed-test  ## add what the tests need: pytest, ruff, all exporters and runtimes
 
+# A virtual environment: $(call environment,FOLDER,ARGUMENTS OF pip install). What an interrupted run left is completed.
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
+	{ echo 'Needs Python 3.10 to 3.13; name one: make $(MAKECMDGOALS) PYTHON=python3.13'; exit 1; }
+$(PYTHON) -m venv $(1) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
+$(1)/bin/pip install -q --upgrade pip wheel 'setuptools<82'
+$(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install $(TORCH)
+$(1)/bin/pip install $(2)
+@# Both OpenCV builds get installed; the one with windows needs libGL, which a bare server lacks.
+$(1)/bin/pip uninstall -q -y opencv-python
+$(1)/bin/pip install -q --force-reinstall --no-deps opencv-python-headless
+$(1)/bin/python -c 'import cv2, mobileone_mm'
+endef
+
 $(VENV)/.installed: setup.py Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
-		{ echo 'Needs Python 3.10 to 3.12; name one: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
-	$(BIN)/pip install -q --upgrade pip wheel 'setuptools<82'
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install $(TORCH)
-	$(BIN)/pip install -e '.[$(EXTRAS)]'
-	@# Both OpenCV builds get installed; the one with windows needs libGL, which a bare server lacks.
-	$(BIN)/pip uninstall -q -y opencv-python
-	$(BIN)/pip install -q --force-reinstall --no-deps opencv-python-headless
-	$(BIN)/python -c 'import cv2, mobileone_mm'
+	$(call environment,$(VENV),-e '.[$(EXTRAS)]')
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
@@ -66,6 +75,25 @@ test: install-test  ## the default tests
 test-slow: install-test  ## the tests that take minutes
 	$(PYTEST) -m slow
 
+# Wheels of mmcv with its compiled operators, of this Python.
+TAG := $(shell $(PYTHON) -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+MMCV := $(wildcard $(WHEELS)/mmcv-2.1.0-$(TAG)-*.whl)
+OPS := $(wildcard $(WHEELS)/onedl_mmcv-2.3.6-$(TAG)-*.whl)
+OPENMMLAB := $(VENV)-openmmlab
+
+$(OPENMMLAB)/.installed: setup.py Makefile
+	$(call environment,$(OPENMMLAB),-e '.[$(EXTRAS_OPENMMLAB)]' --find-links '$(WHEELS)' --only-binary mmcv)
+	@touch $@
+
+test-openmmlab: $(if $(MMCV),$(OPENMMLAB)/.installed)  ## the upstream mm line, in an environment of its own
+	@$(if $(MMCV),$(subst $(BIN),$(OPENMMLAB)/bin,$(PYTEST)) -m 'slow or not slow' $(TESTS_OPENMMLAB),\
+		echo 'Skipped: no wheel mmcv-2.1.0-$(TAG)-*.whl in $(WHEELS); name its folder: WHEELS=FOLDER')
+
+test-ops: $(if $(OPS),install-test)  ## mmcv with its compiled operators, beside what else is installed
+	@$(if $(OPS),$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/ops $(OPS) && \
+		PYTHONPATH='$(CURDIR)/$(VENV)/ops' $(PYTEST) -m 'ops or not slow' $(TESTS_OPS),\
+		echo 'Skipped: no wheel onedl_mmcv-2.3.6-$(TAG)-*.whl in $(WHEELS); name its folder: WHEELS=FOLDER')
+
 lint: install-test  ## ruff
 	$(BIN)/ruff check
 
@@ -73,4 +101,4 @@ card: install  ## README's tables of models and the metafiles, with latencies of
 	$(BIN)/python tools/model_card.py
 
 clean:  ## remove what the targets made, but not work_dirs
-	rm -rf $(VENV) build dist *.egg-info mobileone_mm/.mim data/shapes
+	rm -rf $(VENV) $(OPENMMLAB) build dist *.egg-info mobileone_mm/.mim data/shapes

@@ -3,9 +3,17 @@ import threading
 
 import pytest
 
+from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 from mobileone_mm.datasets.shapes import make_shapes
 from tests.support import tiny
 from tests.support.runs import python
+
+
+def pytest_collection_modifyitems(items):
+    if not has_compiled_ops():
+        for item in items:
+            if item.get_closest_marker('ops'):
+                item.add_marker(pytest.mark.skip(reason="needs mmcv's compiled operators"))
 
 
 @pytest.fixture(autouse=True)

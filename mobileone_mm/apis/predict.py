@@ -161,7 +161,9 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
         def _init_collate(self, cfg: Config) -> Callable:
             return pseudo_collate  # for one image at a time; mm's own look-up takes no dict(type='pseudo_collate')
 
-    return FittingInferencer(cfg, device=device, show_progress=False)
+    inferencer = FittingInferencer(cfg, device=device)
+    inferencer.show_progress = False  # which mmseg 1.2.2 does not take as an argument
+    return inferencer
 
 
 def _check_labels(model: nn.Module, classes: list[str]) -> None:

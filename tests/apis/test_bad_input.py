@@ -65,7 +65,7 @@ def damaged(shapes_root, tmp_path, annotations=None, split='train'):
 
 
 def train(root, tmp_path, config=DETECTOR, check=False, **more):
-    options = detection.options('s0', 1, **more) if config == DETECTOR else segmentation.options(**more)
+    options = detection.options(epochs=1, **more) if config == DETECTOR else segmentation.tiny_options(**more)
     return python('tools/train.py', config, '--work-dir', tmp_path / 'work', *options, check=check, SHAPES_ROOT=root)
 
 
@@ -170,7 +170,7 @@ def test_an_image_missing_or_corrupt_in_the_second_epoch(task, damage, message, 
     before = (work / 'epoch_1.pth').read_bytes()
     image = next((root / 'JPEGImages').glob('train_0003.*'))
     image.unlink() if damage == 'missing' else image.write_bytes(b'\xff\xd8 no jpeg')
-    options = detection.options('s0', 2) if task == DETECTOR else segmentation.options(**{'train_cfg.max_epochs': 2})
+    options = detection.options() if task == DETECTOR else segmentation.tiny_options(**{'train_cfg.max_epochs': 2})
     command = ['tools/train.py', task, '--work-dir', work, '--resume', *options]
     result = python(*command, check=False, SHAPES_ROOT=root)
     assert result.returncode == 1 and re.search(message, result.stderr), result.stderr[-2000:]
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
     limit = len(before) // 1024 - 100
     command = ' '.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work',
                                  '--resume',
-                                 *map(repr, detection.options('s0', 2))]))
+                                 *map(repr, detection.options())]))
     result = subprocess.run(['bash', '-c', f'ulimit -f {limit}; {command}'], cwd=ROOT, capture_output=True, text=True,
                             env=os.environ | dict(PYTHONPATH=str(ROOT), SHAPES_ROOT=str(shapes_root)), check=False)
     assert_one_line(result, r"'.*epoch_2.pth': File too large.*epoch_1.pth' is complete: go on from it with --resume")
@@ -234,7 +234,7 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c(shapes_root, tmp_path):
     """The exit status is the shell's for an interrupt; the last checkpoint is whole, named, and resumes."""
-    work, options = tmp_path / 'work', detection.options('s0', 50, **{'train_dataloader.num_workers': 1})
+    work, options = tmp_path / 'work', detection.options(epochs=50, **{'train_dataloader.num_workers': 1})
     command = ['tools/train.py', DETECTOR, '--work-dir', work]
     process = subprocess.Popen(
         [sys.executable, *map(str, command), *options], cwd=ROOT, start_new_session=True, text=True,

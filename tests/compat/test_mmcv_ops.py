@@ -10,7 +10,6 @@ from mobileone_mm.compat.mmcv_ops import batched_nms, greedy_nms, has_compiled_o
 from mobileone_mm.compat.stand_in import StandInFinder
 from tests.support.runs import python
 
-needs_ops = pytest.mark.skipif(not has_compiled_ops(), reason='mmcv has no compiled operators here')
 needs_no_ops = pytest.mark.skipif(has_compiled_ops(), reason='mmcv has compiled operators here')
 
 
@@ -73,11 +72,10 @@ def test_batched_nms_keeps_classes_apart():
         batched_nms(boxes, scores, labels, dict(type='soft_nms', iou_threshold=0.5))
 
 
-@needs_ops
+@pytest.mark.ops
 @pytest.mark.parametrize('implementation', ['greedy', 'torchvision'])
 @pytest.mark.parametrize('seed', range(20))
 def test_agrees_with_mmcv_box_for_box(seed, implementation, monkeypatch):
-    """Run in an environment whose mmcv was compiled: pip install --no-build-isolation onedl-mmcv after torch."""
     from mmcv import ops
     if implementation == 'greedy':
         monkeypatch.setattr(mmcv_ops, 'torchvision_nms', lambda: None)
@@ -119,7 +117,7 @@ def test_names_import_and_refuse_to_work():
         _ = ops.__wrapped__
 
 
-@needs_ops
+@pytest.mark.ops
 def test_stays_out_of_the_way():
     import mmcv.ops
     assert mmcv.ops.__file__ and mmcv.ops.nms is not nms

@@ -233,7 +233,7 @@ def test_s0_in_full_size(name, s0, tmp_path):
         printed = exported(model, out, name, '--shape', 320, 320)
         differences = [float(part.split()[0].rstrip(',.')) for part in printed.split('at most ')[1:]]
         assert len(differences) == len(limits) and all(map(le, differences, limits)), printed
-        if 'int8' not in fmt.refuses:
+        if 'int8' not in fmt.refuses and model is s0[0]:  # the tiny segmentor has a test
             exported(model, int8, name, '--shape', 320, 320, '--int8', calibration)
             assert int8.stat().st_size < 0.65 * out.stat().st_size  # SSDLite's last convolutions are half of it
             last = {path: list(ExportedFile(path)(image).values())[-1].ravel() for path in (out, int8)}

@@ -9,7 +9,8 @@ from .paths import ROOT
 
 def run(*command, check=True, cwd=None, **env):
     """Run a command with the project importable; a failure shows its output."""
-    environment = os.environ | {'PYTHONPATH': str(ROOT)} | {key: str(value) for key, value in env.items()}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+    environment = os.environ | {'PYTHONPATH': path} | {key: str(value) for key, value in env.items()}
     result = subprocess.run([str(part) for part in command], cwd=cwd or ROOT, env=environment, encoding='utf-8',
                             capture_output=True, timeout=1200)
     assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]

@@ -1,9 +1,19 @@
 """Configs of networks small enough to be trained in seconds, on the drawn shapes; the tools run on them as on ours."""
 from .paths import ROOT
 
-_ARCH = """
-arch = dict(_delete_=True, num_blocks=(1, 1, 1, 1), width_multipliers=(0.25, 0.25, 0.25, 0.25), num_conv_branches=2,
-            num_se_blocks=(0, 0, 0, 1))
+TINY = dict(num_blocks=(1, 1, 1, 1), width_multipliers=(0.25, 0.25, 0.25, 0.25), num_conv_branches=2,
+            num_se_blocks=(0, 0, 0, 1))  # channels 16, 32, 64, 128
+
+
+def arch_options(arch):
+    """What --cfg-options say of a backbone: 's0' or so, or 'tiny'."""
+    if arch != 'tiny':
+        return {'model.backbone.arch': arch}
+    return {f'model.backbone.arch.{key}': value for key, value in dict(_delete_=True, **TINY).items()}
+
+
+_ARCH = f"""
+arch = dict(_delete_=True, **{TINY})
 common = dict(batch_size=4, num_workers=0)  # persistent_workers is switched off for it
 train_dataloader = dict(**common)
 val_dataloader = dict(**common)

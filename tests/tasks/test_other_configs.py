@@ -10,18 +10,16 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmseg.utils import register_all_modules as register_mmseg
 
-from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 from tests.support.segmentation import images
 
 CHANNELS = (48, 128, 256, 1024)  # of S0
 
-needs_ops = pytest.mark.skipif(not has_compiled_ops(), reason='needs RoIAlign from mmcv\'s compiled operators')
 DETECTORS = [
     ('retinanet/retinanet_r50_fpn_1x_coco.py', (0, 1, 2, 3)),
     ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', (0, 1, 2, 3)),
     ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', (1, 2, 3)),
-    pytest.param('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', (0, 1, 2, 3), marks=needs_ops),
-    pytest.param('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', (0, 1, 2, 3), marks=needs_ops),
+    pytest.param('faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', (0, 1, 2, 3), marks=pytest.mark.ops),
+    pytest.param('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', (0, 1, 2, 3), marks=pytest.mark.ops),
 ]
 SEGMENTORS = [
     ('upernet_r50.py', (0, 1, 2, 3), dict(in_channels=CHANNELS)),

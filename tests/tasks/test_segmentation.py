@@ -14,11 +14,10 @@ from mmseg.utils import register_all_modules
 from PIL import Image
 
 from mobileone_mm import ARCHS, MobileOne
-from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 from tests.support.paths import ROOT, real_data
 from tests.support.reference import randomize, reference_maps
 from tests.support.runs import logged, python, run_distributed
-from tests.support.segmentation import SHAPES, images, options, segmentor
+from tests.support.segmentation import SHAPES, images, options, segmentor, tiny_options
 
 CONFIGS = sorted((ROOT / 'configs' / 'segmentation').glob('*.py'))
 LEAVES = [path for path in CONFIGS if 'shapes' not in path.name]
@@ -179,8 +178,7 @@ def test_shapes_end_to_end(shapes_root, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arch', ['s0', 's4'])
-@pytest.mark.parametrize('data', ['voc12aug', 'ade20k'])
+@pytest.mark.parametrize('arch, data', [('s0', 'voc12aug'), ('s4', 'ade20k')])
 def test_real_images_end_to_end(arch, data, tmp_path):
     """Train, validate, resume, test; test repeats validation."""
     voc = data == 'voc12aug'
@@ -222,7 +220,7 @@ def test_sync_bn():
 
 def test_too_few_images_for_a_batch(shapes_root, tmp_path):
     result = python('tools/train.py', SHAPES, '--work-dir', tmp_path,
-                    *options(**{'train_dataloader.dataset.indices': 1}),
+                    *tiny_options(**{'train_dataloader.dataset.indices': 1}),
                     check=False, SHAPES_ROOT=shapes_root)
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     assert 'Error: 1 images give no batch of 2 (drop_last=True)' in result.stderr
@@ -239,26 +237,25 @@ def test_an_empty_folder_is_missing_data(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(shapes_root, tmp_path):
-    run_distributed('tools/dist_train.sh', SHAPES, '--work-dir', tmp_path, *options(), SHAPES_ROOT=shapes_root)
-    frozen = {'train_cfg.max_epochs': 2, 'model.backbone.frozen_stages': 1}
-    resumed = run_distributed('tools/dist_train.sh', SHAPES, '--work-dir', tmp_path, '--resume', *options(**frozen),
-                              SHAPES_ROOT=shapes_root)
+    root = dict(SHAPES_ROOT=shapes_root)
+    run_distributed('tools/dist_train.sh', SHAPES, '--work-dir', tmp_path, *tiny_options(), **root)
+    frozen = tiny_options(**{'train_cfg.max_epochs': 2, 'model.backbone.frozen_stages': 1})
+    resumed = run_distributed('tools/dist_train.sh', SHAPES, '--work-dir', tmp_path, '--resume', *frozen, **root)
     assert 'resumed epoch: 1, iter: 4' in resumed.stdout + resumed.stderr
-    run_distributed('tools/dist_test.sh', SHAPES, tmp_path / 'epoch_2.pth', '--work-dir', tmp_path / 'test', *options(),
-                    SHAPES_ROOT=shapes_root)
+    run_distributed('tools/dist_test.sh', SHAPES, tmp_path / 'epoch_2.pth', '--work-dir', tmp_path / 'test',
+                    *tiny_options(), **root)
     assert logged(tmp_path / 'test', 'mIoU') == logged(tmp_path, 'mIoU')
 
 
-@pytest.mark.skipif(not has_compiled_ops(), reason='mmseg itself does not import without compiled operators')
+@pytest.mark.ops
 def test_under_mmsegs_own_tools(shapes_root, tmp_path):
     """From any folder."""
     tools = Path(importlib.util.find_spec('mmseg').origin).parent / '.mim' / 'tools'
-    work, root = tmp_path / 'work_dirs' / Path(SHAPES).stem, dict(SHAPES_ROOT=shapes_root)
-    python(tools / 'train.py', ROOT / SHAPES, *options(), cwd=tmp_path, **root)
-    python(tools / 'train.py', ROOT / SHAPES, '--resume', *options(**{'train_cfg.max_epochs': 2}), cwd=tmp_path, **root)
-    python(tools / 'test.py', ROOT / SHAPES, work / 'epoch_2.pth', '--work-dir', tmp_path / 'test', '--out',
-           tmp_path / 'masks', *options(), cwd=tmp_path, **root)
+    work, more = tmp_path / 'work_dirs' / Path(SHAPES).stem, dict(cwd=tmp_path, SHAPES_ROOT=shapes_root)
+    python(tools / 'train.py', ROOT / SHAPES, *tiny_options(), **more)
+    python(tools / 'train.py', ROOT / SHAPES, '--resume', *tiny_options(**{'train_cfg.max_epochs': 2}), **more)
+    test = [tools / 'test.py', ROOT / SHAPES, work / 'epoch_2.pth', '--work-dir']
+    python(*test, tmp_path / 'test', '--out', tmp_path / 'masks', *tiny_options(), **more)
     assert logged(tmp_path / 'test', 'mIoU') == logged(work, 'mIoU')
     assert len(list((tmp_path / 'masks').glob('*.png'))) == 6
-    python(tools / 'test.py', ROOT / SHAPES, work / 'epoch_2.pth', '--work-dir', tmp_path / 'tta', '--tta', *options(),
-           cwd=tmp_path, **root)
+    python(*test, tmp_path / 'tta', '--tta', *tiny_options(), **more)
