@@ -11,7 +11,7 @@ EXTRAS_OPENMMLAB ?= openmmlab,openmmlab-pretraining,test-onnx
 WHEELS ?= wheels
 BIN := $(VENV)/bin
 # A process for each core, with one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+pytest = OMP_NUM_THREADS=1 $(1)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: help install install-test demo demo-seg demo-pretrain demo-heads test test-slow test-openmmlab test-ops lint card \
 	clean
@@ -70,28 +70,31 @@ demo-heads: install-test  ## heads: RTMDet and LR-ASPP beside SSDLite, DeepLabV3
 	$(BIN)/python benchmarks/heads.py --out-dir work_dirs/$@
 
 test: install-test  ## the default tests
-	$(PYTEST)
+	$(call pytest,$(BIN))
 
 test-slow: install-test  ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(call pytest,$(BIN)) -m slow
 
 # Wheels of mmcv with its compiled operators, of this Python.
 TAG := $(shell $(PYTHON) -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
 MMCV := $(wildcard $(WHEELS)/mmcv-2.1.0-$(TAG)-*.whl)
 OPS := $(wildcard $(WHEELS)/onedl_mmcv-2.3.6-$(TAG)-*.whl)
 OPENMMLAB := $(VENV)-openmmlab
+# The contract, checkpoints, what an import changes, and all steps of both tasks.
+TESTS_OPENMMLAB := $(addprefix tests/,test_mobileone.py test_deploy_form.py test_eval_form.py test_fold.py checkpoint \
+	compat test_whole_way.py)
 
 $(OPENMMLAB)/.installed: setup.py Makefile
 	$(call environment,$(OPENMMLAB),-e '.[$(EXTRAS_OPENMMLAB)]' --find-links '$(WHEELS)' --only-binary mmcv)
 	@touch $@
 
 test-openmmlab: $(if $(MMCV),$(OPENMMLAB)/.installed)  ## the upstream mm line, in an environment of its own
-	@$(if $(MMCV),$(subst $(BIN),$(OPENMMLAB)/bin,$(PYTEST)) -m 'slow or not slow' $(TESTS_OPENMMLAB),\
+	@$(if $(MMCV),$(call pytest,$(OPENMMLAB)/bin) -m 'slow or not slow' $(TESTS_OPENMMLAB),\
 		echo 'Skipped: no wheel mmcv-2.1.0-$(TAG)-*.whl in $(WHEELS); name its folder: WHEELS=FOLDER')
 
 test-ops: $(if $(OPS),install-test)  ## mmcv with its compiled operators, beside what else is installed
 	@$(if $(OPS),$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/ops $(OPS) && \
-		PYTHONPATH='$(CURDIR)/$(VENV)/ops' $(PYTEST) -m 'ops or not slow' $(TESTS_OPS),\
+		PYTHONPATH='$(CURDIR)/$(VENV)/ops' $(call pytest,$(BIN)) -m ops,\
 		echo 'Skipped: no wheel onedl_mmcv-2.3.6-$(TAG)-*.whl in $(WHEELS); name its folder: WHEELS=FOLDER')
 
 lint: install-test  ## ruff

@@ -1,7 +1,8 @@
-"""The wheel has configs and tools where mm's tools look for them; README's numbers are the code's."""
+"""The wheel is all that training and testing need; README's numbers are the code's."""
 import re
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mobileone_mm import reparameterize_model
+from tests.support import detection
 from tests.support.paths import ROOT
 from tests.support.runs import python, run
 
@@ -33,12 +35,35 @@ def test_wheel_in_another_environment(tmp_path):
     site = next((tmp_path / 'env' / 'lib').glob('python*/site-packages'))
     (site / 'borrowed.pth').write_text('\n'.join(path for path in sys.path if path.endswith('site-packages')))
     run(other, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--force-reinstall', wheel)
-    code = ('import mobileone_mm, pathlib; from mmengine import Config; '
-            'root = pathlib.Path(mobileone_mm.__file__).parent; assert "site-packages" in str(root), root; '
-            'print(Config.fromfile(root / ".mim/configs/detection/ssdlite_mobileone_s2.py").model.backbone.arch)')
-    assert run(other, '-c', code, cwd=tmp_path, PYTHONPATH='').stdout.strip().endswith('s2')
-    tool = site / 'mobileone_mm' / '.mim' / 'tools' / 'make_shapes.py'
-    run(other, tool, tmp_path / 'shapes', '--num-train', 1, '--num-val', 1, cwd=tmp_path, PYTHONPATH='')
+    # From another folder, without the repository: trains and tests by the configs in the wheel.
+    elsewhere = tmp_path / 'elsewhere'
+    elsewhere.mkdir()
+    installed = dict(cwd=elsewhere, PYTHONPATH='', SHAPES_ROOT=elsewhere / 'shapes')
+    mim = site / 'mobileone_mm' / '.mim'
+    config, module = mim / detection.SHAPES, ['-m', 'mobileone_mm']
+    assert str(mim.parent) in run(other, '-c', 'import mobileone_mm; print(mobileone_mm.__file__)', **installed).stdout
+    run(other, mim / 'tools' / 'make_shapes.py', 'shapes', '--num-train', 8, '--num-val', 4, '--size', 64, **installed)
+    run(other, *module, 'mobileone_mm/train.py', config, *detection.options(), **installed)
+    run(other, *module, 'mobileone_mm/test.py', config, f'work_dirs/{config.stem}/epoch_2.pth', '--work-dir', 'test',
+        *detection.options(), **installed)
+    assert detection.metrics(elsewhere / 'test') == detection.metrics(elsewhere / 'work_dirs' / config.stem)
+
+
+@pytest.mark.slow
+def test_without_the_mm_libraries(tmp_path):
+    """As pip install leaves it without an extra: with torch and numpy, and one line about the rest."""
+    python('-m', 'venv', tmp_path / 'env')
+    site = next((tmp_path / 'env' / 'lib').glob('python*/site-packages'))
+    (site / 'mobileone_mm').symlink_to(ROOT / 'mobileone_mm')
+    packages = [path for folder in sys.path if folder.endswith('site-packages') for path in Path(folder).iterdir()]
+    for path in packages:
+        if not path.name.startswith(('mm', 'onedl', 'mobileone', '__editable__')) and not (site / path.name).exists():
+            (site / path.name).symlink_to(path)
+    for command in (['-c', 'import mobileone_mm'], ['-m', 'mobileone_mm', 'a.py'], [ROOT / 'tools/predict.py']):
+        result = run(tmp_path / 'env' / 'bin' / 'python', *command, check=False, PYTHONPATH='')
+        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+        assert 'Error: There is no mmengine and no mmcv here' in result.stderr
+        assert "pip install 'mobileone_mm[onedl]'" in result.stderr
 
 
 @pytest.mark.slow

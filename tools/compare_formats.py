@@ -7,8 +7,7 @@ files.
 """
 import argparse
 
-from mmengine.config import DictAction
-
+from mobileone_mm.apis.arguments import add_cfg_options
 from mobileone_mm.benchmark.formats import compare_formats
 from mobileone_mm.benchmark.formats_report import print_formats, write_formats
 from mobileone_mm.deploy.formats import FORMATS
@@ -30,8 +29,7 @@ def main() -> None:
     parser.add_argument('--warmup', type=int, default=5, help='rounds before these (default: %(default)s)')
     parser.add_argument('--out-dir', default='work_dirs/formats',
                         help='folder for the results (default: %(default)s)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config')
+    add_cfg_options(parser)
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
     with errors_in_one_line():

@@ -1,8 +1,7 @@
 """Write a trained model for a runtime: ONNX Runtime, OpenVINO, Core ML, and others (--format)."""
 import argparse
 
-from mmengine.config import DictAction
-
+from mobileone_mm.apis.arguments import add_cfg_options
 from mobileone_mm.deploy.export import export
 from mobileone_mm.deploy.formats import FORMATS
 from mobileone_mm.deploy.reader import describe_sizes
@@ -27,8 +26,7 @@ def main() -> None:
     parser.add_argument('--argmax', action='store_true', help='segmentors: classes instead of logits')
     parser.add_argument('--backend', choices=[name for each in FORMATS.values() for name in each.backends],
                         help='of executorch: what the file is for (default: xnnpack; others are not executed here)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config')
+    add_cfg_options(parser)
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
     with errors_in_one_line():

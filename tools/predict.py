@@ -2,8 +2,7 @@
 import argparse
 import sys
 
-from mmengine.config import DictAction
-
+from mobileone_mm.apis.arguments import add_cfg_options
 from mobileone_mm.apis.predict import predict
 from mobileone_mm.utils.errors import errors_in_one_line
 
@@ -19,8 +18,7 @@ def main() -> None:
     parser.add_argument('--device', help='e.g. cpu or cuda:0 (default: a GPU if there is one)')
     parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'),
                         help="size to resize images to, without a crop (default: as the config's test pipeline does)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='override settings of the config')
+    add_cfg_options(parser)
     parser.add_argument('--trust', action='store_true', help='unpickle anything in CKPT, which may run code from it')
     args = parser.parse_args()
     with errors_in_one_line():

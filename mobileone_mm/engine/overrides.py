@@ -29,10 +29,14 @@ def override(cfg: Config, options: dict | None) -> None:
         ConfigError: A list has no such entry, or what is to get a setting is no dict.
     """
     options = options or {}
+    # As in config files, KEY._delete_=True makes KEY anew from its other settings.
+    replaced = tuple(key.removesuffix('_delete_') for key, value in options.items()
+                     if key.endswith('._delete_') and value is True)
     for key, value in options.items():
-        found = _find_new(cfg, key, value)
-        if found:
-            print_warning(found)
+        if not key.startswith(replaced):
+            found = _find_new(cfg, key, value)
+            if found:
+                print_warning(found)
     cfg.merge_from_dict(options)
 
 

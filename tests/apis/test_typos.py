@@ -146,6 +146,16 @@ def test_an_option_that_is_new(option, warning, segmentor, capsys):
     assert re.search(warning, output) if warning else 'so far' not in output
 
 
+def test_an_entry_that_is_made_anew(segmentor, capsys):
+    """As with ``_delete_`` in a config file: what was there is gone, be it a text or None."""
+    cfg = read_config(segmentor)
+    capsys.readouterr()
+    for entry in ('model.backbone.type', 'load_from', 'model.decode_head'):
+        override(cfg, {f'{entry}._delete_': True, f'{entry}.type': 'Other', f'{entry}.size': (1, 2)})
+        assert cfg.get(entry.partition('.')[0]) and 'so far' not in ''.join(capsys.readouterr())
+    assert cfg.load_from == cfg.model.backbone.type == cfg.model.decode_head == dict(type='Other', size=(1, 2))
+
+
 # --- single settings
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
