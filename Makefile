@@ -24,8 +24,8 @@ install-test: $(VENV)/.installed-test  ## add what the tests need: pytest, ruff,
 
 # A virtual environment: $(call environment,FOLDER,ARGUMENTS OF pip install). What an interrupted run left is completed.
 define environment
-@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || \
-	{ echo 'Needs Python 3.10 to 3.13; name one: make $(MAKECMDGOALS) PYTHON=python3.13'; exit 1; }
+@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
+	{ echo 'Needs Python 3.10 to 3.14; name one: make $(MAKECMDGOALS) PYTHON=python3.13'; exit 1; }
 $(PYTHON) -m venv $(1) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
 $(1)/bin/pip install -q --upgrade pip wheel 'setuptools<82'
 $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install $(TORCH)

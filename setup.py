@@ -38,7 +38,7 @@ EXPORT = [*ONNX, 'openvino', 'coremltools']
 # Of phones; each an extra of its own, and in the versions that were tried. LiteRT's converter takes any transformers,
 # mmpretrain 1.3.6 none from 5 on.
 PHONE = {
-    'executorch': ['executorch==1.5.1'],
+    'executorch': ["executorch==1.5.1; python_version < '3.14'"],  # has no wheel for 3.14
     'litert': ['litert-torch==0.10.0', 'ai-edge-litert==2.3.0', 'ai-edge-quantizer==0.10.0',
                'transformers>=4.53,<5'],
     'mnn': [*ONNX, 'MNN==3.6.1'],
@@ -55,7 +55,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10',
-    classifiers=[f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)],
+    classifiers=[f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 15)],
     packages=find_packages(include=['mobileone_mm*']),
     # mmengine, mmcv, mmdet and mmsegmentation come from one of two lines, which cannot coexist: see
     # the extras.

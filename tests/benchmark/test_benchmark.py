@@ -162,10 +162,10 @@ def test_backbones_from_the_command_line(tmp_path):
         for kind in (('train', 'torch'), ('eval', 'torch'), ('deploy', 'torch'), ('deploy', 'onnxruntime'))]
     assert report['rows'][0]['input'] == '2x3x32x32' and report['settings']['threads'] == 1
     assert [row['ratio'] for row in report['rows'][6:8]] == [1, 1]
-    settings = ' '.join(screen.split())  # lines break where the name of the processor leaves no room
-    assert f'torch {torch.__version__}' in settings and 'batch 2' in settings
-    assert 'Spearman of MACs with latency on onnxruntime' in screen and 'paper: 0.47 on a phone' in screen
-    assert screen.count('Left out: ') == 2 and 'pip install timm' in screen and 'pip install onedl-mmpretrain' in screen
+    text = ' '.join(screen.split())  # lines break where the name of the processor leaves no room
+    assert f'torch {torch.__version__}' in text and 'batch 2' in text
+    assert 'Spearman of MACs with latency on onnxruntime' in text and 'paper: 0.47 on a phone' in text
+    assert text.count('Left out: ') == 2 and 'pip install timm' in text and 'pip install onedl-mmpretrain' in text
 
 
 @pytest.mark.slow

@@ -6,10 +6,12 @@ import sys
 
 from .paths import ROOT
 
+ABSENT = ROOT / 'tests' / 'support' / 'absent'  # see the module there
+
 
 def run(*command, check=True, cwd=None, **env):
     """Run a command with the project importable; a failure shows its output."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
+    path = os.pathsep.join(filter(None, (str(ROOT), str(ABSENT), os.environ.get('PYTHONPATH'))))
     environment = os.environ | {'PYTHONPATH': path} | {key: str(value) for key, value in env.items()}
     result = subprocess.run([str(part) for part in command], cwd=cwd or ROOT, env=environment, encoding='utf-8',
                             capture_output=True, timeout=1200)
