@@ -87,8 +87,12 @@ def require(module: str, package: str | None = None) -> ModuleType:
         raise
     except ImportError as error:
         package = package or module.partition('.')[0]
-        raise MissingPackageError(f'This needs {package}, which does not import ({error}). Install it: '
-                                  f'pip install {package}') from error
+        if 'executable stack' in str(error):  # of MNN 3.6.1
+            remedy = ('From glibc 2.41 on, as in Debian 13, such a library loads only with '
+                      'GLIBC_TUNABLES=glibc.rtld.execstack=2 in the environment: set it.')
+        else:
+            remedy = f'Install it: pip install {package}'
+        raise MissingPackageError(f'This needs {package}, which does not import ({error}). {remedy}') from error
 
 
 def some(items, limit: int = 3) -> str:

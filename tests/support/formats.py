@@ -18,7 +18,7 @@ def formats(*names):
 
 def require(name):
     """A format, or a skip where what it needs is not installed."""
-    pytest.importorskip(_MODULES.get(name, name))
+    pytest.importorskip(_MODULES.get(name, name), exc_type=ImportError)  # MNN's library, on Debian 13
     return FORMATS[name]
 
 
