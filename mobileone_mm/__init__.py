@@ -3,11 +3,6 @@
 What it changes in other libraries is listed by :func:`mobileone_mm.compat.apply`, and switched off by the environment
 variable ``MOBILEONE_MM_COMPAT=0``.
 """
-from .utils.mm_line import missing_libraries, refuse_import
-
-if missing_libraries():
-    refuse_import(missing_libraries())
-
 from . import compat
 from .arch import ARCHS
 from .block import MobileOneBlock

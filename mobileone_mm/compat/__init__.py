@@ -1,6 +1,11 @@
 """What the libraries below lack, and everything that an import of this package changes in them: see :func:`apply`."""
 import logging
 
+from .mm_line import missing_libraries, refuse_import
+
+if missing_libraries():
+    refuse_import(missing_libraries())
+
 from .loading import use_safe_loading
 from .mmcv_ops import provide_mmcv_ops
 from .switch import VARIABLE, is_on

@@ -92,6 +92,7 @@ def _serve() -> None:
     requests, answers = os.fdopen(os.dup(0), 'rb'), os.fdopen(os.dup(1), 'wb')
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what libraries print goes to the log
+    sys.stdout.reconfigure(line_buffering=True)  # at once: the process may abort, and is killed in the end
     made = None
     while True:
         try:

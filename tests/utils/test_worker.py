@@ -42,7 +42,8 @@ def is_alive(pid):
         return file.read().rpartition(')')[2].split()[0] != 'Z'
 
 
-def test_an_object_elsewhere(tmp_path):
+def test_an_object_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.delenv('PYTHONUNBUFFERED', raising=False)  # with which nothing that it printed could be lost
     with Worker(tmp_path / 'log', Counter, 1) as worker:
         assert [worker.call('add', 2), worker.call('add', 4)] == [3, 7]
         with pytest.raises(WorkerError, match=r'^ZeroDivisionError: division by zero\. The traceback is in .*log'):

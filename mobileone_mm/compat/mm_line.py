@@ -2,7 +2,7 @@
 import importlib.util
 import sys
 
-from .errors import MissingPackageError, wants_tracebacks
+from ..utils.errors import MissingPackageError, wants_tracebacks
 
 
 def missing_libraries() -> list[str]:
