@@ -22,10 +22,14 @@ help:  ## list the targets
 install: $(VENV)/.installed  ## create .venv with what the demos need
 install-test: $(VENV)/.installed-test  ## add what the tests need: pytest, ruff, all exporters and runtimes
 
-# A virtual environment: $(call environment,FOLDER,ARGUMENTS OF pip install). What an interrupted run left is completed.
+# A virtual environment: $(call environment,FOLDER,ARGUMENTS OF pip install). One that was interrupted is made anew: pip
+# may have left half a package, or no pip. (One that make did not create is never removed.)
 define environment
 @$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
 	{ echo 'Needs Python 3.10 to 3.14; name one: make $(MAKECMDGOALS) PYTHON=python3.13'; exit 1; }
+@if [ -e $(1)/.unfinished ]; then echo '$(1) is unfinished, from a run that was interrupted: it is made anew.'; \
+	rm -rf $(1); fi
+@[ -d $(1) ] || { mkdir -p $(1) && touch $(1)/.unfinished; }
 $(PYTHON) -m venv $(1) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
 $(1)/bin/pip install -q --upgrade pip wheel 'setuptools<82'
 $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install $(TORCH)
@@ -34,6 +38,7 @@ $(1)/bin/pip install $(2)
 $(1)/bin/pip uninstall -q -y opencv-python
 $(1)/bin/pip install -q --force-reinstall --no-deps opencv-python-headless
 $(1)/bin/python -c 'import cv2, mobileone_mm'
+@rm -f $(1)/.unfinished
 endef
 
 $(VENV)/.installed: setup.py Makefile
