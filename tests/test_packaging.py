@@ -79,6 +79,23 @@ def test_editable_install_links_configs_and_tools(tmp_path):
         assert (tmp_path / 'mobileone_mm' / '.mim' / name).resolve() == (tmp_path / name).resolve()
 
 
+def test_an_interrupted_installation_starts_anew(tmp_path):
+    """But an environment that make did not create stays as it is."""
+    python_stub = tmp_path / 'python'
+    python_stub.write_text('#!/bin/sh\ntest "$1" != -m\n')  # which cannot make an environment, as without python3-venv
+    python_stub.chmod(0o755)
+    interrupted, own = tmp_path / 'interrupted', tmp_path / 'own'
+    for folder, names in ((interrupted, ('half', '.unfinished')), (own, ('kept', ))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        result = run('make', 'install', f'VENV={folder}', f'PYTHON={python_stub}', check=False)
+        assert result.returncode == 2 and ('it is made anew' in result.stdout) == (folder == interrupted)
+        assert 'apt-get install python3-venv' in result.stdout
+    assert [path.name for path in interrupted.iterdir()] == ['.unfinished']
+    assert [path.name for path in own.iterdir()] == ['kept']
+
+
 # Folder, side length of the input, unit and digits of MACs.
 TABLES = {'mmdet': ('detection', 320, 1e6, 0), 'mmseg': ('segmentation', 512, 1e9, 1),
           'mmpretrain': ('pretraining', 224, 1e6, 0)}
