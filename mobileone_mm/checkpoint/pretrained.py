@@ -1,6 +1,9 @@
 """Weights that a backbone starts from, by path or URL."""
+import errno
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from urllib.parse import urlparse
 
@@ -9,7 +12,7 @@ from mmengine.dist import barrier, get_rank, is_distributed
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ..utils.errors import CheckpointError, MissingFileError
+from ..utils.errors import CheckpointError, DiskError, MissingFileError
 from .layouts import SE, get_state_dict
 from .read import read_checkpoint
 
@@ -62,6 +65,22 @@ def cached_path(url: str, folder: str | None = None) -> str:
     return os.path.join(folder, os.path.basename(urlparse(url).path))
 
 
+@contextmanager
+def cache_errors(url: str) -> Iterator[None]:
+    """Say that torch hub's cache could not be written, as behind a home that is read-only.
+
+    Raises:
+        DiskError: Naming the folder and the variable that names another one.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskError(f"Could not write {url} into torch hub's cache, {torch.hub.get_dir()!r}: {error.strerror}. Set "
+                        'TORCH_HOME in the environment to a folder that can be written.') from error
+
+
 def is_url(path: str) -> bool:
     """Whether it names something to download."""
     return path.startswith(('http://', 'https://'))
@@ -75,22 +94,26 @@ def download(url: str, remedies: str = REMEDIES) -> str:
 
     Raises:
         CheckpointError: The download failed; the message ends with ``remedies``.
+        DiskError: The cache cannot be written.
     """
     path = cached_path(url)
     error = None
     if _local_rank() == 0 and not os.path.isfile(path):
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         part = f'{path}.{uuid.uuid4().hex}.part'
         try:
-            torch.hub.download_url_to_file(url, part)
-            read_checkpoint(part, 'cpu')
-            os.replace(part, path)
+            with cache_errors(url):
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                torch.hub.download_url_to_file(url, part)
+                read_checkpoint(part, 'cpu')
+                os.replace(part, path)
         except (OSError, HTTPException, CheckpointError) as caught:
             error = caught  # raised only after the barrier, where the other processes wait
         finally:
             if os.path.exists(part):
                 os.unlink(part)
     barrier()
+    if isinstance(error, DiskError):
+        raise error
     if not os.path.isfile(path):
         raise CheckpointError(f'Could not download the pretrained weights {url} '
                               f'({error or "see the first process of this machine"}). {remedies}') from error

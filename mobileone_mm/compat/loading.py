@@ -6,7 +6,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from ..checkpoint.layouts import find_prefixes, get_state_dict
-from ..checkpoint.pretrained import cached_path
+from ..checkpoint.pretrained import cache_errors, cached_path
 from ..checkpoint.read import (
     check_for_damage,
     explained_errors,
@@ -63,7 +63,7 @@ def _load_file(file, map_location=None, weights_only: bool | None = None):
 def _load_url(url: str, model_dir: str | None = None, map_location=None, progress: bool = True,
               check_hash: bool = False, file_name: str | None = None, weights_only: bool | None = None):
     """Stands for ``torch.hub.load_state_dict_from_url``; None is torch's default, which is safe."""
-    with mmengine_globals(), explained_errors(url):
+    with mmengine_globals(), explained_errors(url), cache_errors(url):
         checkpoint = torch.hub.load_state_dict_from_url(
             url, model_dir, map_location, progress, check_hash, file_name, weights_only)
     return _undamaged(checkpoint, cached_path(file_name or url, model_dir))

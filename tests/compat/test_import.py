@@ -21,7 +21,7 @@ from mobileone_mm.checkpoint import pretrained
 from mobileone_mm.checkpoint.pretrained import load_pretrained
 from mobileone_mm.checkpoint.read import read_checkpoint
 from mobileone_mm.compat.mmcv_ops import has_compiled_ops
-from mobileone_mm.utils.errors import CheckpointError, MissingOperatorError, MobileOneError
+from mobileone_mm.utils.errors import CheckpointError, DiskError, MissingOperatorError, MobileOneError
 from tests.support.runs import python
 
 needs_stand_in = pytest.mark.skipif(has_compiled_ops(), reason='mmcv has compiled operators here')
@@ -506,6 +506,19 @@ def test_nodes_with_one_folder_do_not_disturb_each_other(server, hub, monkeypatc
         thread.join()
     assert not errors and paths == [str(hub / 'weights.pth')] * 2 and len(requests) == 2
     assert [path.name for path in hub.iterdir()] == ['weights.pth']
+
+
+@pytest.mark.parametrize('load', [pretrained.download, CheckpointLoader.load_checkpoint], ids=['ours', "mmengine's"])
+def test_a_cache_that_cannot_be_written(load, server, tmp_path, monkeypatch):
+    """As behind a home that is read-only; a file in the folder's place stops root, too."""
+    folder, url, _ = server
+    torch.save(dict(a=torch.ones(1)), folder / 'weights.pth')
+    (tmp_path / 'home').touch()
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    with pytest.raises(DiskError, match=rf"weights\.pth into .* '{tmp_path}/home/hub': .*Set TORCH_HOME"):
+        load(f'{url}/weights.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'other'))
+    load(f'{url}/weights.pth')
 
 
 def test_what_cannot_be_read_is_not_kept(server, hub):
