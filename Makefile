@@ -1,7 +1,7 @@
 # make help lists the targets. Variables: PYTHON, VENV, TORCH, e.g. make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
-# Installed before the rest, which would otherwise choose a version. On PyPI, the build for Linux has
+# Installed before the rest, which would otherwise choose a version, if there is none yet. On PyPI, the build for Linux has
 # CUDA and is several gigabytes large; for another build: TORCH='torch==2.13.0 --index-url URL', with
 # pytorch.org's URL for it.
 TORCH ?= torch==2.13.0
@@ -10,6 +10,9 @@ EXTRAS_OPENMMLAB ?= openmmlab,openmmlab-pretraining,test-onnx
 # Where wheels of mmcv with compiled operators are looked for, by test-openmmlab and test-ops.
 WHEELS ?= wheels
 BIN := $(VENV)/bin
+ifneq ($(words $(VENV)),1)
+$(error VENV is one folder without spaces in its name, got '$(VENV)')
+endif
 # A process for each core, with one thread.
 pytest = OMP_NUM_THREADS=1 $(1)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
@@ -22,15 +25,21 @@ help:  ## list the targets
 install: $(VENV)/.installed  ## create .venv with what the demos need
 install-test: $(VENV)/.installed-test  ## add what the tests need: pytest, ruff, all exporters and runtimes
 
-# A virtual environment: $(call environment,FOLDER,ARGUMENTS OF pip install). One that was interrupted is made anew: pip
-# may have left half a package, or no pip. (One that make did not create is never removed.)
-define environment
+# A virtual environment in $(1). One whose installation did not end is made anew: pip may have left half a package, or
+# no pip. One that make did not create is never removed.
+define begin
 @$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' || \
 	{ echo 'Needs Python 3.10 to 3.14; name one: make $(MAKECMDGOALS) PYTHON=python3.13'; exit 1; }
-@if [ -e $(1)/.unfinished ]; then echo '$(1) is unfinished, from a run that was interrupted: it is made anew.'; \
+@if [ -e $(1)/.unfinished ]; then echo '$(1) is unfinished: an installation failed or was interrupted. It is made anew.'; \
 	rm -rf $(1); fi
-@[ -d $(1) ] || { mkdir -p $(1) && touch $(1)/.unfinished; }
-$(PYTHON) -m venv $(1) || { echo 'On Debian: apt-get install python3-venv'; exit 1; }
+@[ -d $(1) ] || { mkdir -p $(1) && touch $(1)/.made; }
+@rm -f $(1)/.installed*; [ ! -e $(1)/.made ] || touch $(1)/.unfinished
+endef
+
+# $(call environment,FOLDER,ARGUMENTS OF pip install)
+define environment
+$(call begin,$(1))
+$(PYTHON) -m venv $(1) || { echo 'On Debian, this needs: apt-get install python3-venv'; exit 1; }
 $(1)/bin/pip install -q --upgrade pip wheel 'setuptools<82'
 $(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/pip install $(TORCH)
 $(1)/bin/pip install $(2)
@@ -38,16 +47,17 @@ $(1)/bin/pip install $(2)
 $(1)/bin/pip uninstall -q -y opencv-python
 $(1)/bin/pip install -q --force-reinstall --no-deps opencv-python-headless
 $(1)/bin/python -c 'import cv2, mobileone_mm'
-@rm -f $(1)/.unfinished
+@rm -f $(1)/.unfinished; touch $(1)/.installed
 endef
 
 $(VENV)/.installed: setup.py Makefile
 	$(call environment,$(VENV),-e '.[$(EXTRAS)]')
-	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
+	$(call begin,$(VENV))
+	@$(BIN)/python -c 'import sys; sys.version_info < (3, 14) or print("There is no ExecuTorch for Python 3.14 yet: its tests skip.")'
 	$(BIN)/pip install -e '.[test]'
-	@touch $@
+	@rm -f $(VENV)/.unfinished; touch $(VENV)/.installed $@
 
 data/shapes:
 	$(BIN)/python tools/make_shapes.py $@
@@ -80,10 +90,13 @@ test: install-test  ## the default tests
 test-slow: install-test  ## the tests that take minutes
 	$(call pytest,$(BIN)) -m slow
 
-# Wheels of mmcv with its compiled operators, of this Python.
-TAG := $(shell $(PYTHON) -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
-MMCV := $(wildcard $(WHEELS)/mmcv-2.1.0-$(TAG)-*.whl)
-OPS := $(wildcard $(WHEELS)/onedl_mmcv-2.3.6-$(TAG)-*.whl)
+# Wheels of mmcv with its compiled operators, of the environment's Python.
+TAG := $(shell $(firstword $(wildcard $(BIN)/python) $(PYTHON)) -c 'import sys; print("cp%d%d" % sys.version_info[:2])')
+space := $(subst ,, )
+wheel = $(wildcard $(subst $(space),\ ,$(WHEELS))/$(1)-$(TAG)-*.whl)
+MMCV := $(call wheel,mmcv-2.1.0)
+OPS := $(call wheel,onedl_mmcv-2.3.6)
+skipped = echo 'Skipped: no wheel $(1)-$(TAG)-*.whl in the folder $(WHEELS). Name its folder: WHEELS=FOLDER'
 OPENMMLAB := $(VENV)-openmmlab
 # The contract, checkpoints, what an import changes, and all steps of both tasks.
 TESTS_OPENMMLAB := $(addprefix tests/,test_mobileone.py test_deploy_form.py test_eval_form.py test_fold.py checkpoint \
@@ -91,16 +104,15 @@ TESTS_OPENMMLAB := $(addprefix tests/,test_mobileone.py test_deploy_form.py test
 
 $(OPENMMLAB)/.installed: setup.py Makefile
 	$(call environment,$(OPENMMLAB),-e '.[$(EXTRAS_OPENMMLAB)]' --find-links '$(WHEELS)' --only-binary mmcv)
-	@touch $@
 
 test-openmmlab: $(if $(MMCV),$(OPENMMLAB)/.installed)  ## the upstream mm line, in an environment of its own
-	@$(if $(MMCV),$(call pytest,$(OPENMMLAB)/bin) -m 'slow or not slow' $(TESTS_OPENMMLAB),\
-		echo 'Skipped: no wheel mmcv-2.1.0-$(TAG)-*.whl in $(WHEELS); name its folder: WHEELS=FOLDER')
+	@$(if $(MMCV),$(call pytest,$(OPENMMLAB)/bin) -m 'slow or not slow' $(TESTS_OPENMMLAB),$(call skipped,mmcv-2.1.0))
 
+# In a folder of their own, which comes before the environment's mmcv.
 test-ops: $(if $(OPS),install-test)  ## mmcv with its compiled operators, beside what else is installed
-	@$(if $(OPS),$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/ops $(OPS) && \
-		PYTHONPATH='$(CURDIR)/$(VENV)/ops' $(call pytest,$(BIN)) -m ops,\
-		echo 'Skipped: no wheel onedl_mmcv-2.3.6-$(TAG)-*.whl in $(WHEELS); name its folder: WHEELS=FOLDER')
+	@$(if $(OPS),$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/ops '$(OPS)' && \
+		export PYTHONPATH="$$(cd $(VENV)/ops && pwd)" && $(BIN)/python -c 'import torch, mmcv._ext' && \
+		$(call pytest,$(BIN)) -m ops,$(call skipped,onedl_mmcv-2.3.6))
 
 lint: install-test  ## ruff
 	$(BIN)/ruff check

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
+from types import NoneType
 from urllib.parse import urlparse
 
 import torch
@@ -16,6 +17,7 @@ from ..utils.errors import CheckpointError, DiskError, MissingFileError
 from .layouts import SE, get_state_dict
 from .read import read_checkpoint
 
+_DISK_IS_TO_BLAME = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 REMEDIES = ('Either download it by hand and point the config at the file '
             '(--cfg-options model.backbone.init_cfg.checkpoint=/path/to/file), '
             'or train from scratch (--cfg-options model.backbone.init_cfg=None).')
@@ -66,19 +68,20 @@ def cached_path(url: str, folder: str | None = None) -> str:
 
 
 @contextmanager
-def cache_errors(url: str) -> Iterator[None]:
-    """Say that torch hub's cache could not be written, as behind a home that is read-only.
+def cache_errors(url: str, path: str) -> Iterator[None]:
+    """Say that the file behind a URL could not be kept, as behind a home that is read-only.
 
     Raises:
-        DiskError: Naming the folder and the variable that names another one.
+        DiskError: Naming the folder, and the variable that names another one.
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in _DISK_IS_TO_BLAME:
             raise
-        raise DiskError(f"Could not write {url} into torch hub's cache, {torch.hub.get_dir()!r}: {error.strerror}. Set "
-                        'TORCH_HOME in the environment to a folder that can be written.') from error
+        raise DiskError(f'Could not keep {url} in {os.path.dirname(path)!r}: {error.strerror}. Make that possible, or '
+                        "set TORCH_HOME in the environment to a folder for torch hub's cache that can be written and "
+                        'has room.') from error
 
 
 def is_url(path: str) -> bool:
@@ -101,18 +104,18 @@ def download(url: str, remedies: str = REMEDIES) -> str:
     if _local_rank() == 0 and not os.path.isfile(path):
         part = f'{path}.{uuid.uuid4().hex}.part'
         try:
-            with cache_errors(url):
+            with cache_errors(url, path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 torch.hub.download_url_to_file(url, part)
                 read_checkpoint(part, 'cpu')
                 os.replace(part, path)
-        except (OSError, HTTPException, CheckpointError) as caught:
+        except Exception as caught:
             error = caught  # raised only after the barrier, where the other processes wait
         finally:
             if os.path.exists(part):
                 os.unlink(part)
     barrier()
-    if isinstance(error, DiskError):
+    if isinstance(error, DiskError) or not isinstance(error, (OSError, HTTPException, CheckpointError, NoneType)):
         raise error
     if not os.path.isfile(path):
         raise CheckpointError(f'Could not download the pretrained weights {url} '

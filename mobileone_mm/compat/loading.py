@@ -63,10 +63,11 @@ def _load_file(file, map_location=None, weights_only: bool | None = None):
 def _load_url(url: str, model_dir: str | None = None, map_location=None, progress: bool = True,
               check_hash: bool = False, file_name: str | None = None, weights_only: bool | None = None):
     """Stands for ``torch.hub.load_state_dict_from_url``; None is torch's default, which is safe."""
-    with mmengine_globals(), explained_errors(url), cache_errors(url):
+    path = cached_path(file_name or url, model_dir)
+    with mmengine_globals(), explained_errors(url), cache_errors(url, path):
         checkpoint = torch.hub.load_state_dict_from_url(
             url, model_dir, map_location, progress, check_hash, file_name, weights_only)
-    return _undamaged(checkpoint, cached_path(file_name or url, model_dir))
+    return _undamaged(checkpoint, path)
 
 
 def _undamaged(checkpoint, path: str | os.PathLike):

@@ -16,16 +16,25 @@ def refuse_import(missing: list[str]) -> None:
     Raises:
         MissingPackageError: Always.
     """
-    if not wants_tracebacks():
-        sys.excepthook = _print_in_one_line
-    raise MissingPackageError(
-        f"There is no {' and no '.join(missing)} here: mobileone_mm leaves the choice of the mm libraries to you. "
-        "Install the maintained line, pip install 'mobileone_mm[onedl]', or, into an environment without it, the "
-        "upstream one, pip install 'mobileone_mm[openmmlab]'.")
-
-
-def _print_in_one_line(kind, error, traceback):
-    if isinstance(error, MissingPackageError):
-        print(f'Error: {error}', file=sys.stderr)
+    if missing == ['mmcv']:
+        remedy = 'Install it from the line of the mmengine that is here: onedl-mmcv beside onedl-mmengine, else mmcv.'
     else:
-        sys.__excepthook__(kind, error, traceback)
+        remedy = ("The mm libraries come from one of two lines. Install the maintained one, onedl: pip install "
+                  "'mobileone_mm[onedl]'; or upstream's, OpenMMLab's own releases: pip install 'mobileone_mm[openmmlab]'.")
+    error = MissingPackageError(f"mobileone_mm needs {' and '.join(missing)}, not installed here. {remedy}")
+    if not wants_tracebacks():
+        _print_in_one_line(error)
+    raise error
+
+
+def _print_in_one_line(error: Exception) -> None:
+    """Where nothing catches this very error; any other is left to the hook that was there before."""
+    before = sys.excepthook
+
+    def hook(kind, raised, traceback):
+        if raised is error:
+            print(f'Error: {error}', file=sys.stderr)
+        else:
+            before(kind, raised, traceback)
+
+    sys.excepthook = hook

@@ -196,6 +196,8 @@ def _check_packages(chosen: Format) -> None:
             missing[package] = error
     if missing:
         first = next(iter(missing.values()))
+        if not isinstance(first.__cause__, ModuleNotFoundError):  # it is there; the message says why it does not load
+            raise first
         raise MissingPackageError(f'{chosen.title} needs {", ".join(missing)}, not importable ({first.__cause__}). '
                                   f"Install what it needs: pip install 'mobileone_mm[{chosen.extra}]'") from first
 

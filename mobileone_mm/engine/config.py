@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 from ..datasets.check import ROOT_VARIABLES, datasets
 from ..datasets.classes import read_classes
 from ..utils.errors import ConfigError, MissingFileError
+from ..utils.files import installed_file
 from ..utils.types import resolve_type
 from .imports import explain_import
 from .overrides import override
@@ -29,7 +30,7 @@ def config_from_file(path: str | Path) -> Config:
         MissingPackageError: It imports a module whose package is not installed.
     """
     if not os.path.isfile(path):
-        raise MissingFileError(f'Config {str(path)!r} does not exist. The configs are below configs/.')
+        raise MissingFileError(f'Config {str(path)!r} does not exist. Ours are below {_folder_of_configs()}.')
     if os.path.splitext(path)[1] not in ('.py', '.json', '.yaml', '.yml'):
         raise ConfigError(f'Config {str(path)!r} is neither a .py, .json nor .yaml file.')
     try:
@@ -47,6 +48,13 @@ def config_from_file(path: str | Path) -> Config:
     except ImportError as error:
         explain_import(f'Config {str(path)!r}', error)
         raise
+
+
+def _folder_of_configs() -> str:
+    """``configs`` in the repository, and what a wheel has instead; the shorter way to it."""
+    index = installed_file('mobileone_mm', 'model-index.yml')
+    folder = os.path.join(os.path.dirname(index), 'configs') if index else 'configs'
+    return 'configs' if os.path.realpath(folder) == os.path.realpath('configs') else folder
 
 
 def _explain_encoding(error: UnicodeDecodeError | SyntaxError) -> None:

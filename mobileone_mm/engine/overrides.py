@@ -28,16 +28,37 @@ def override(cfg: Config, options: dict | None) -> None:
     Raises:
         ConfigError: A list has no such entry, or what is to get a setting is no dict.
     """
-    options = options or {}
-    # As in config files, KEY._delete_=True makes KEY anew from its other settings.
-    replaced = tuple(key.removesuffix('_delete_') for key, value in options.items()
-                     if key.endswith('._delete_') and value is True)
-    for key, value in options.items():
-        if not key.startswith(replaced):
+    options = dict(options or {})
+    # As in config files, KEY._delete_=True makes KEY anew from its other settings, which then are no slips.
+    anew = [key.removesuffix('._delete_') for key, value in options.items()
+            if key.endswith('._delete_') and value is True]
+    for key, value in [*((entry, {}) for entry in anew), *options.items()]:
+        if key in anew or not any(key.startswith(f'{entry}.') for entry in anew):
             found = _find_new(cfg, key, value)
             if found:
                 print_warning(found)
+    for entry in anew:
+        *parents, name = entry.split('.')
+        parent = _entry(cfg, parents)
+        if isinstance(parent, list):
+            raise ConfigError(f'--cfg-options {entry}._delete_: an entry of a list cannot be made anew. Give the whole '
+                              f'list: {".".join(parents)}="[...]"')
+        if parent is None or name not in parent:
+            del options[f'{entry}._delete_']  # which mmengine would leave in what is new
     cfg.merge_from_dict(options)
+
+
+def _entry(cfg: Config, parts: list[str]):
+    """What lies below these keys and numbers, or None."""
+    node = cfg
+    for part in parts:
+        if isinstance(node, list):
+            node = node[int(part)]
+        elif isinstance(node, (dict, Config)) and part in node:
+            node = node[part]
+        else:
+            return None
+    return node
 
 
 def _find_new(cfg: Config, key: str, value) -> str | None:

@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -221,9 +222,8 @@ def test_a_disk_that_fills_up(shapes_root, tmp_path):
     checkpoint = tmp_path / 'work' / 'epoch_1.pth'
     before = checkpoint.read_bytes()
     limit = len(before) // 1024 - 100
-    command = ' '.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work',
-                                 '--resume',
-                                 *map(repr, detection.options())]))
+    command = shlex.join(map(str, [sys.executable, 'tools/train.py', DETECTOR, '--work-dir', tmp_path / 'work',
+                                   '--resume', *detection.options()]))
     result = subprocess.run(['bash', '-c', f'ulimit -f {limit}; {command}'], cwd=ROOT, capture_output=True, text=True,
                             env=os.environ | dict(PYTHONPATH=str(ROOT), SHAPES_ROOT=str(shapes_root)), check=False)
     assert_one_line(result, r"'.*epoch_2.pth': File too large.*epoch_1.pth' is complete: go on from it with --resume")

@@ -277,14 +277,3 @@ def test_configs_that_cannot_be_read(tmp_path):
     (tmp_path / 'config.txt').write_text('')
     with pytest.raises(ConfigError, match=r'neither a \.py'):
         config_from_file(tmp_path / 'config.txt')
-
-
-def test_a_library_that_glibc_refuses(tmp_path, monkeypatch):
-    """MNN's, on Debian 13: to install it again would not help."""
-    (tmp_path / 'refused.py').write_text("raise ImportError('x.so: cannot enable executable stack as shared object')")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MissingPackageError, match=r'GLIBC_TUNABLES=glibc\.rtld\.execstack=2 in the env') as raised:
-        errors.require('refused', 'MNN')
-    assert 'pip install' not in str(raised.value)
-    with pytest.raises(MissingPackageError, match='Install it: pip install nothing-here'):
-        errors.require('nothing_here', 'nothing-here')

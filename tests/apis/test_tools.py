@@ -158,7 +158,7 @@ def test_under_mmdets_own_tools(shapes_root, tmp_path):
 
 
 ERRORS = [
-    (['tools/train.py', 'configs/nothing.py'], "Config 'configs/nothing.py' does not exist. The configs are below"),
+    (['tools/train.py', 'configs/nothing.py'], "Config 'configs/nothing.py' does not exist. Ours are below configs."),
     (['tools/train.py', SHAPES, '--resume', 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
     (['tools/test.py', SHAPES, 'nothing.pth'], "Checkpoint 'nothing.pth' does not exist"),
     (['tools/train.py', SHAPES, '--amp'], '--amp needs an accelerator'),

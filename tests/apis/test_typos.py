@@ -154,6 +154,14 @@ def test_an_entry_that_is_made_anew(segmentor, capsys):
         override(cfg, {f'{entry}._delete_': True, f'{entry}.type': 'Other', f'{entry}.size': (1, 2)})
         assert cfg.get(entry.partition('.')[0]) and 'so far' not in ''.join(capsys.readouterr())
     assert cfg.load_from == cfg.model.backbone.type == cfg.model.decode_head == dict(type='Other', size=(1, 2))
+    override(cfg, {'model.neck._delete_': True, 'model.neck.type': 'New'})
+    assert cfg.model.neck == dict(type='New') and 'so far' not in ''.join(capsys.readouterr())
+    override(cfg, {'model.bakbone.arch._delete_': True, 'model.bakbone.arch.num_blocks': 1})
+    assert "model has no 'bakbone' so far" in ''.join(capsys.readouterr())
+    for key, message in (('param_scheduler.7', 'is a list of 1'), ('param_scheduler.0', 'Give the whole list'),
+                         ('default_scope.x', 'which has no settings')):
+        with pytest.raises(ConfigError, match=message):
+            override(cfg, {f'{key}._delete_': True})
 
 
 # --- single settings

@@ -2,6 +2,7 @@
 some of these runtimes end the process on what they do not like."""
 import json
 import shutil
+import sys
 from operator import le
 
 import numpy as np
@@ -15,7 +16,13 @@ from mobileone_mm.deploy.formats import FORMATS
 from mobileone_mm.deploy.formats.base import Job
 from mobileone_mm.deploy.reader import ExportedFile
 from mobileone_mm.engine.config import read_config
-from mobileone_mm.utils.errors import ArgumentError, ConfigError, ExportedFileError, MissingFileError
+from mobileone_mm.utils.errors import (
+    ArgumentError,
+    ConfigError,
+    ExportedFileError,
+    MissingFileError,
+    MissingPackageError,
+)
 from tests.support.apple import apples_classifier, imagenet_images
 from tests.support.formats import PHONES, exported, formats, require
 from tests.support.paths import ROOT, real_data
@@ -191,6 +198,17 @@ def test_a_foreign_file_of_mnn(tmp_path):
            tmp_path / 'a.onnx', '--MNNModel', tmp_path / 'a.mnn', '--bizCode', 'MNN')
     with pytest.raises(ExportedFileError, match='it has no metadata of ours'):
         ExportedFile(tmp_path / 'a.mnn')
+
+
+def test_a_library_that_glibc_refuses(tiny_detector, tmp_path, monkeypatch):
+    """MNN's, on Debian 13: to install it again would not help."""
+    require('onnx')
+    (tmp_path / 'MNN.py').write_text("raise ImportError('x.so: cannot enable executable stack as shared object')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'MNN', raising=False)
+    with pytest.raises(MissingPackageError, match=r'GLIBC_TUNABLES=glibc\.rtld\.execstack=2 in the env') as raised:
+        export(*tiny_detector, tmp_path / 'a.mnn', 'mnn')
+    assert 'pip install' not in str(raised.value)
 
 
 @formats('executorch', 'litert', 'mnn')
