@@ -84,20 +84,33 @@ def test_editable_install_links_configs_and_tools(tmp_path):
 
 
 def test_an_interrupted_installation_starts_anew(tmp_path):
-    """But an environment that make did not create stays as it is."""
-    python_stub = tmp_path / 'python'
-    python_stub.write_text('#!/bin/sh\ntest "$1" != -m\n')  # which cannot make an environment, as without python3-venv
-    python_stub.chmod(0o755)
-    interrupted, own = tmp_path / 'interrupted', tmp_path / 'own'
-    for folder, names in ((interrupted, ('half', '.unfinished')), (own, ('kept', ))):
-        folder.mkdir()
+    """In either step; but an environment that make did not create stays as it is."""
+
+    def program(path, line):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'#!/bin/sh\n{line}\n')
+        path.chmod(0o755)
+        return path
+
+    def make(target, folder):
+        result = run('make', target, f'VENV={folder}', f'PYTHON={stub}', check=False)
+        assert result.returncode == 2
+        return result.stdout, sorted(path.name for path in folder.iterdir() if path.name != 'bin')
+
+    stub = program(tmp_path / 'python', 'test "$1" != -m')  # which makes no environment, as without python3-venv
+    ours, own = tmp_path / 'ours', tmp_path / 'own'
+    for folder, names in ((ours, ('.made', '.installed')), (own, ('kept', '.installed'))):
+        program(folder / 'bin' / 'pip', 'exit 1')  # as Ctrl-C ends it
+        program(folder / 'bin' / 'python', 'exit 0')
         for name in names:
             (folder / name).touch()
-        result = run('make', 'install', f'VENV={folder}', f'PYTHON={python_stub}', check=False)
-        assert result.returncode == 2 and ('it is made anew' in result.stdout) == (folder == interrupted)
-        assert 'apt-get install python3-venv' in result.stdout
-    assert [path.name for path in interrupted.iterdir()] == ['.unfinished']
-    assert [path.name for path in own.iterdir()] == ['kept']
+    assert make('install-test', ours)[1] == ['.made', '.unfinished']
+    assert make('install-test', own)[1] == ['kept']
+    printed, left = make('install', ours)
+    assert 'It is made anew' in printed and 'apt-get install python3-venv' in printed
+    assert left == ['.made', '.unfinished'] and not (ours / 'bin').exists()
+    printed, left = make('install', own)
+    assert 'made anew' not in printed and left == ['kept'] and (own / 'bin').exists()
 
 
 # Folder, side length of the input, unit and digits of MACs.

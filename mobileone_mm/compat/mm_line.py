@@ -19,8 +19,8 @@ def refuse_import(missing: list[str]) -> None:
     if missing == ['mmcv']:
         remedy = 'Install it from the line of the mmengine that is here: onedl-mmcv beside onedl-mmengine, else mmcv.'
     else:
-        remedy = ("The mm libraries come from one of two lines. Install the maintained one, onedl: pip install "
-                  "'mobileone_mm[onedl]'; or upstream's, OpenMMLab's own releases: pip install 'mobileone_mm[openmmlab]'.")
+        remedy = ("The mm libraries come from one of two lines. Install the maintained one: pip install "
+                  "'mobileone_mm[onedl]'; or OpenMMLab's own releases: pip install 'mobileone_mm[openmmlab]'.")
     error = MissingPackageError(f"mobileone_mm needs {' and '.join(missing)}, not installed here. {remedy}")
     if not wants_tracebacks():
         _print_in_one_line(error)
