@@ -116,7 +116,8 @@ def test_an_interrupted_installation_starts_anew(tmp_path):
 # Folder, side length of the input, unit and digits of MACs.
 TABLES = {'mmdet': ('detection', 320, 1e6, 0), 'mmseg': ('segmentation', 512, 1e9, 1),
           'mmpretrain': ('pretraining', 224, 1e6, 0)}
-CONFIGS = sorted(path for folder in TABLES.values() for path in (ROOT / 'configs' / folder[0]).glob('*.py')
+# The rest is in the test of the model card, which counts by a class of its own.
+CONFIGS = sorted(path for folder in TABLES.values() for path in (ROOT / 'configs' / folder[0]).glob('*_s0*.py')
                  if 'shapes' not in path.name)
 
 
