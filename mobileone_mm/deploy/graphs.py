@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import require
+from ..utils.errors import ConfigError, require
 from ..utils.files import atomic_file
 
 
@@ -39,14 +39,21 @@ def trace_onnx(model: nn.Module, example: Tensor, input_name: str, output_names:
 
     Raises:
         MissingPackageError: onnx or onnxscript is not installed.
+        ConfigError: This torch does not export the network; torch 2.6 not some segmentors with free sizes.
     """
     require('onnx')
     require('onnxscript')
     free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    with torch.no_grad(), _quiet_exporter():
-        program = torch.onnx.export(
-            model, (example, ), dynamo=True, verbose=False, input_names=[input_name], output_names=list(output_names),
-            dynamic_shapes=(free, ) if dynamic else None)
+    try:
+        with torch.no_grad(), _quiet_exporter():
+            program = torch.onnx.export(
+                model, (example, ), dynamo=True, verbose=False, input_names=[input_name],
+                output_names=list(output_names), dynamic_shapes=(free, ) if dynamic else None)
+    except torch.onnx.OnnxExporterError as error:
+        reason = ' '.join(str(error.__cause__ or error).split())[:300]
+        sizes, remedy = (' with free sizes', 'Leave --dynamic out, or take') if dynamic else ('', 'Take')
+        raise ConfigError(f'torch {torch.__version__} does not export this network to ONNX{sizes}: {reason}. {remedy} '
+                          'another torch; 2.13.0 was tried.') from error
     proto = program.model_proto
     if dynamic:
         _rename_sizes(proto)

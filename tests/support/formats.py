@@ -1,5 +1,6 @@
 """Formats of exported files, as parameters of tests."""
 import pytest
+import torch
 
 from mobileone_mm.deploy.formats import FORMATS
 
@@ -29,4 +30,8 @@ def require(name):
 
 def exported(model, out, name, *options):
     """By the tool, which compares the file with PyTorch; returns what it prints."""
-    return python('tools/export.py', *model, '--out', out, '--format', name, *options).stdout
+    result = python('tools/export.py', *model, '--out', out, '--format', name, *options, check=False)
+    if 'does not export this network to ONNX with free sizes' in result.stderr and torch.__version__.startswith('2.6.'):
+        pytest.skip(result.stderr.splitlines()[-1])
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
