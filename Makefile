@@ -111,7 +111,7 @@ test-openmmlab: $(if $(MMCV),$(OPENMMLAB)/.installed)  ## the upstream mm line, 
 # In a folder of their own, which comes before the environment's mmcv.
 test-ops: $(if $(OPS),install-test)  ## mmcv with its compiled operators, beside what else is installed
 	@$(if $(OPS),$(BIN)/pip install -q --no-deps --upgrade --target $(VENV)/ops '$(OPS)' && \
-		export PYTHONPATH="$$(cd $(VENV)/ops && pwd)" && $(BIN)/python -c 'import torch, mmcv._ext' && \
+		export PYTHONPATH="$$(cd $(VENV)/ops && pwd)" && $(BIN)/python -c 'import torch; import mmcv._ext' && \
 		$(call pytest,$(BIN)) -m ops,$(call skipped,onedl_mmcv-2.3.6))
 
 lint: install-test  ## ruff
