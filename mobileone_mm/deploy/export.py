@@ -196,7 +196,7 @@ def _check_packages(chosen: Format) -> None:
             missing[package] = error
     if missing:
         first = next(iter(missing.values()))
-        if not isinstance(first.__cause__, ModuleNotFoundError):  # it is there; the message says why it does not load
+        if 'pip install' not in str(first):  # it is installed, and the remedy is another
             raise first
         raise MissingPackageError(f'{chosen.title} needs {", ".join(missing)}, not importable ({first.__cause__}). '
                                   f"Install what it needs: pip install 'mobileone_mm[{chosen.extra}]'") from first

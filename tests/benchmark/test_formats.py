@@ -15,6 +15,7 @@ from mobileone_mm.benchmark.timing import measure
 from mobileone_mm.benchmark.trained_model import Score
 from mobileone_mm.deploy.formats import FORMATS
 from mobileone_mm.utils.errors import ArgumentError, MissingFileError, WorkerError
+from tests.support.formats import require
 from tests.support.paths import ROOT
 from tests.support.runs import logged, python
 
@@ -54,6 +55,7 @@ def check_files(folder, screen):
 
 
 def test_a_detector(tiny_detector, shapes_root, stand_ins, tmp_path):
+    require('ncnn')
     screen = python(TOOL, *tiny_detector, '--formats', 'torchscript', 'ncnn', 'mnn', 'openvino', *QUICK,
                     '--out-dir', tmp_path, SHAPES_ROOT=shapes_root, PYTHONPATH=stand_ins).stdout
     report, rows = check_files(tmp_path, screen)
