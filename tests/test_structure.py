@@ -216,7 +216,8 @@ def no_test_file_imports_another(root: Path) -> Iterator[Fault]:
 def folders_of_tests_mirror_the_package(root: Path) -> Iterator[Fault]:
     for file in sources(root, 'tests'):
         folder = file.parent.relative_to('tests')
-        if folder.parts[:1] not in ((), ('support', ), ('configs', )) and not (root / PACKAGE / folder).is_dir():
+        others = ((), ('support', ), ('support', 'absent'), ('configs', ))
+        if folder.parts not in others and not (root / PACKAGE / folder).is_dir():
             yield Fault(str(file), f'{file} lies in a folder that {PACKAGE} does not have')
 
 
