@@ -12,7 +12,7 @@ from torch import Tensor
 from ..datasets.images import image_files, read_image
 from ..engine.config import class_names, read_config
 from ..engine.trained import load_trained
-from ..utils.errors import ArgumentError, MissingPackageError, require
+from ..utils.errors import ArgumentError, MissingPackageError, UnloadablePackageError, require
 from ..utils.files import make_folder
 from .formats import FORMATS, Format, format_named, format_of
 from .formats.base import Job
@@ -196,7 +196,7 @@ def _check_packages(chosen: Format) -> None:
             missing[package] = error
     if missing:
         first = next(iter(missing.values()))
-        if 'pip install' not in str(first):  # it is installed, and the remedy is another
+        if isinstance(first, UnloadablePackageError):
             raise first
         raise MissingPackageError(f'{chosen.title} needs {", ".join(missing)}, not importable ({first.__cause__}). '
                                   f"Install what it needs: pip install 'mobileone_mm[{chosen.extra}]'") from first

@@ -63,6 +63,10 @@ class MissingPackageError(MobileOneError, ImportError):
     """What was asked for needs a package that is not installed."""
 
 
+class UnloadablePackageError(MissingPackageError):
+    """It is installed, but this system does not load it: to install it again would not help."""
+
+
 class WorkerError(MobileOneError, RuntimeError):
     """What was given to a process of its own failed there, or ended that process."""
 
@@ -87,12 +91,12 @@ def require(module: str, package: str | None = None) -> ModuleType:
         raise
     except ImportError as error:
         package = package or module.partition('.')[0]
+        message = f'This needs {package}, which does not import ({error}). '
         if 'executable stack' in str(error):  # of MNN 3.6.1
-            remedy = ('From glibc 2.41 on, as in Debian 13, such a library loads only with '
-                      'GLIBC_TUNABLES=glibc.rtld.execstack=2 in the environment: set it.')
-        else:
-            remedy = f'Install it: pip install {package}'
-        raise MissingPackageError(f'This needs {package}, which does not import ({error}). {remedy}') from error
+            raise UnloadablePackageError(
+                message + 'From glibc 2.41 on, as in Debian 13, such a library loads only with '
+                'GLIBC_TUNABLES=glibc.rtld.execstack=2 in the environment: set it.') from error
+        raise MissingPackageError(f'{message}Install it: pip install {package}') from error
 
 
 def some(items, limit: int = 3) -> str:
