@@ -18,6 +18,8 @@ from torch import Tensor
 from ..utils.types import type_name
 from .stand_in import StandInFinder
 
+_NMS_BLOCK = 128
+
 
 def has_compiled_ops() -> bool:
     """Whether the installed mmcv has its compiled operators; does not import mmcv."""
@@ -40,7 +42,10 @@ def provide_mmcv_ops() -> bool:
 
 
 def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, max_num: int = -1) -> Tensor:
-    """Indices of the kept boxes, best first, in one vector step for each kept box.
+    """Indices of the kept boxes, best first, by blocks of the best boxes that are left.
+
+    What is kept of a block drops boxes from all that is left. So time is quadratic at worst, in vector
+    steps, and memory linear.
 
     Args:
         boxes: (N, 4), xyxy.
@@ -50,19 +55,40 @@ def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int 
         max_num: Stop after so many boxes; -1 keeps all.
     """
     order = scores.sort(0, descending=True).indices
-    x1, y1, x2, y2 = boxes[order].unbind(1)
-    areas = (x2 - x1 + offset) * (y2 - y1 + offset)
-    candidates = torch.arange(len(order), device=boxes.device)
-    kept = []
-    while len(candidates) and len(kept) != max_num:
-        best, candidates = candidates[0], candidates[1:]
-        kept.append(best)
-        width = torch.minimum(x2[best], x2[candidates]) - torch.maximum(x1[best], x1[candidates]) + offset
-        height = torch.minimum(y2[best], y2[candidates]) - torch.maximum(y1[best], y1[candidates]) + offset
-        overlap = width.clamp(min=0) * height.clamp(min=0)
-        iou = overlap / (areas[best] + areas[candidates] - overlap)
-        candidates = candidates[~(iou > iou_threshold)]  # two empty boxes have no IoU, and both stay
-    return order[torch.stack(kept)] if kept else order
+    corners = boxes[order].T.contiguous()
+    areas = (corners[2] - corners[0] + offset) * (corners[3] - corners[1] + offset)
+    left = torch.cat((corners, areas[None]))
+    indices, kept, num_kept = torch.arange(len(order), device=boxes.device), [], 0
+    while len(indices) and (max_num < 0 or num_kept < max_num):
+        block, left = left[:, :_NMS_BLOCK], left[:, _NMS_BLOCK:]
+        stays = _not_dropped(_overlap(block, block, iou_threshold, offset).triu(1))
+        kept.append(indices[:_NMS_BLOCK][stays])
+        num_kept += len(kept[-1])
+        alive = ~_overlap(block[:, stays], left, iou_threshold, offset).any(0)
+        left, indices = left[:, alive], indices[_NMS_BLOCK:][alive]
+    kept = order[torch.cat(kept)] if kept else order
+    return kept if max_num < 0 else kept[:max_num]
+
+
+def _not_dropped(drops: Tensor) -> Tensor:
+    """The boxes that greedy suppression keeps, (N,), where ``drops[i, j]`` says that i, if kept, drops j > i.
+
+    From step to step one more box from the front is right for good, and often many more.
+    """
+    kept, before = torch.ones_like(drops[0]), None
+    while before is None or not torch.equal(kept, before):
+        before, kept = kept, ~(drops & kept[:, None]).any(0)
+    return kept
+
+
+def _overlap(a: Tensor, b: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Whether the IoU exceeds the threshold, (M, N), of boxes with their areas, (5, M) and (5, N)."""
+    a = a[:, :, None]
+    width = torch.minimum(a[2], b[2]).sub_(torch.maximum(a[0], b[0])).add_(offset).clamp_(min=0)
+    height = torch.minimum(a[3], b[3]).sub_(torch.maximum(a[1], b[1])).add_(offset).clamp_(min=0)
+    overlap = width.mul_(height)
+    union = torch.add(a[4], b[4], out=height).sub_(overlap)
+    return overlap.div_(union) > iou_threshold  # two empty boxes have no IoU, and both stay
 
 
 @functools.cache

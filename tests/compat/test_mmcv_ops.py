@@ -47,6 +47,25 @@ def test_nms_is_its_definition(seed, threshold, offset):
     assert greedy_nms(boxes, scores, threshold, offset).tolist() == plain_nms(boxes, scores, threshold, offset)
 
 
+@pytest.mark.parametrize('ties', [False, True])
+def test_nms_over_several_blocks(ties):
+    boxes, scores = boxes_and_scores(0, 300, ties)
+    boxes[:, :2] = boxes[:, :2].where(torch.arange(300)[:, None] % 3 > 0, 50)  # a third of the boxes on one corner
+    boxes[:, 2:] = torch.maximum(boxes[:, 2:], boxes[:, :2])
+    expected = plain_nms(boxes, scores, 0.4)
+    assert len(expected) > mmcv_ops._NMS_BLOCK
+    for max_num in (-1, 0, 1, 100, 1000):
+        kept = expected if max_num < 0 else expected[:max_num]
+        assert greedy_nms(boxes, scores, 0.4, max_num=max_num).tolist() == kept
+
+
+def test_nms_along_a_chain():
+    """Every box overlaps the next one only, so that each decision hangs on the one before."""
+    x = torch.arange(1000.)
+    boxes, scores = torch.stack((3 * x, 0 * x, 3 * x + 4.6, 0 * x + 1), 1), -x
+    assert greedy_nms(boxes, scores, 0.2).tolist() == list(range(0, 1000, 2))
+
+
 def test_arguments_of_nms(monkeypatch):
     monkeypatch.setattr(mmcv_ops, 'torchvision_nms', lambda: None)
     boxes, scores = boxes_and_scores(0, 200)
