@@ -13,6 +13,7 @@ from .calls import leaf_for_fx, recomputed
 from .init_cfg import check_init_cfg
 from .kernel_cache import KeepsKernel
 from .layers import SqueezeExcite, apply_weight_hooks, build_activation, build_norm
+from .live_norms import sum_live_branches
 from .reparam import fold_bn, identity_kernel, pad_kernel, sum_kernels, to_float
 from .utils.checks import check_bool, check_int
 from .utils.errors import ArgumentError, CheckpointError
@@ -55,7 +56,8 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         act_cfg: Activation, or None for none.
         with_cp: Recompute the block in the backward pass to save memory.
         fast_train: Train by one folded convolution where no norm is in training mode
-            (``norm_eval``). False: always by the sum of the branches.
+            (``norm_eval``), and on the CPU by :mod:`.live_norms` where all are. False: always by
+            calling all branches and adding up.
         deploy: Build the deploy form.
         init_cfg: mmengine's initialization config.
 
@@ -140,6 +142,8 @@ class MobileOneBlock(KeepsKernel, BaseModule):
 
     def sum_branches(self, x: Tensor) -> Tensor:
         """The train form up to Squeeze-and-Excitation: the sum of the branches' outputs."""
+        if self.fast_train and (out := sum_live_branches(self, x)) is not None:
+            return out
         outputs = self._branch_outputs(x)
         out, is_own = next(outputs), False
         for output in outputs:

@@ -68,9 +68,17 @@ class MobileOne(KeepsAllKernels, BaseModule):
         contract_dilation: Halve a stage's dilation in its first depthwise block, as mmseg's ResNet
             does. Where a stride of 2 was changed to dilation 2, pretrained weights then see the
             same grid as in their training.
-        fast_train: With ``norm_eval``, train by one folded convolution per block, with exact
-            gradients for all branches (``benchmarks/train_step.py`` measures what that saves).
-            False: always by the sum of the branches.
+        fast_train: With ``norm_eval``, train by one folded convolution per block, and with live
+            norms on the CPU by the statistics of the blocks' inputs where that is faster
+            (:mod:`mobileone_mm.live_norms`); both with exact gradients for all branches
+            (``benchmarks/train_step.py`` measures what that saves). False: always by calling all
+            branches and adding up.
+        channels_last: Whether to compute in channels_last inside, also for a plain input. The outputs
+            have the layout of the input, because some necks and heads call ``view()``. None: on the
+            CPU for a float32 input, where it takes half to nine tenths of the time; in a compiled or
+            exported graph never, whatever is given. (DDP then tells once that strides of gradients
+            do not match those of its buckets. They differ in dimensions of size 1, so nothing is
+            lost.)
 
     Raises:
         ArgumentError: An argument outside of its range; the message names the range.
@@ -80,7 +88,8 @@ class MobileOne(KeepsAllKernels, BaseModule):
                  strides: Sequence[int] = (2, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
                  frozen_stages: int = -1, norm_eval: bool = False, norm_cfg: dict = dict(type='BN'),
                  act_cfg: dict | None = dict(type='ReLU'), with_cp: bool = False, deploy: bool = False,
-                 init_cfg: dict | list | None = None, contract_dilation: bool = False, fast_train: bool = True):
+                 init_cfg: dict | list | None = None, contract_dilation: bool = False, fast_train: bool = True,
+                 channels_last: bool | None = None):
         super().__init__(init_cfg)
         self.arch = arch
         spec = resolve_arch(arch)
@@ -98,6 +107,9 @@ class MobileOne(KeepsAllKernels, BaseModule):
         self.in_channels = check_int('in_channels', in_channels, 1)
         self.norm_eval = check_bool('norm_eval', norm_eval)
         self.norm_cfg = norm_cfg
+        if channels_last is not None:
+            check_bool('channels_last, if not None,', channels_last)
+        self.channels_last = channels_last
 
         common = dict(norm_cfg=norm_cfg, act_cfg=act_cfg, with_cp=with_cp, fast_train=fast_train, deploy=deploy)
         for name, block in block_table(spec, in_channels, self.strides, self.dilations,
@@ -147,14 +159,14 @@ class MobileOne(KeepsAllKernels, BaseModule):
     def _gains_by_channels_last(self, x: Tensor) -> bool:
         """Whether to convert a contiguous input to channels_last.
 
-        On a CPU a folded network then takes about half to all of the time. False where gradients
-        may be needed; in a graph, whose runtime chooses its own layout; and in ``torch.vmap``,
-        which supports no other layout. (There is no public way to ask whether it runs.)
+        False in a graph, whose compiler or runtime chooses its own layout, and in a transform of
+        ``torch.func``: ``vmap`` supports no other layout. (There is no public way to ask for it.)
         """
-        return x.device.type == 'cpu' and x.dtype == torch.float32 and x.is_contiguous() and not self.training \
-            and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled() \
-            and not torch.compiler.is_compiling() and not torch.jit.is_tracing() \
-            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        if self.channels_last is False or torch.compiler.is_compiling() or torch.jit.is_tracing() \
+                or not x.is_contiguous() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+            return False
+        return bool(self.channels_last) or (x.device.type == 'cpu' and x.dtype == torch.float32
+                                            and torch.backends.mkldnn.is_available())
 
     def _forward(self, x: Tensor) -> tuple[Tensor, ...]:
         stages = []

@@ -1,6 +1,7 @@
 """The backbone's contract: sizes, arguments, freezing, registration."""
 import subprocess
 import sys
+from copy import deepcopy
 
 import pytest
 import torch
@@ -244,26 +245,57 @@ def test_with_cp_changes_neither_gradients_nor_statistics():
         torch.testing.assert_close(recomputing.state_dict()[key], value, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize('deploy', [False, True])
-def test_channels_last_inside_on_a_cpu(deploy):
-    """Without gradients: a contiguous input gives contiguous outputs with the same values."""
-    model = randomize(MobileOne('s4', out_indices=(0, 3))).eval()
-    model = reparameterize_model(model) if deploy else model
+def seen_layouts(model):
+    """A list that gets, at each forward pass, whether a stage's input is in channels_last."""
     layouts = []
     model.stage2.register_forward_pre_hook(
         lambda module, x: layouts.append(x[0].is_contiguous(memory_format=torch.channels_last)))
+    return layouts
+
+
+@pytest.mark.parametrize('deploy', [False, True])
+def test_channels_last_inside_on_a_cpu(deploy):
+    """A contiguous input gives contiguous outputs with the same values."""
+    model = randomize(MobileOne('s4', out_indices=(0, 3))).eval()
+    model = reparameterize_model(model) if deploy else model
+    layouts = seen_layouts(model)
     x = torch.randn(2, 3, 64, 64)
+    model.channels_last = False
     expected = model(x)
+    model.channels_last = None
+    with_gradients = model(x)
     with torch.no_grad():
         got, in_their_layout = model(x), model(x.to(memory_format=torch.channels_last))
         in_double = model.double()(x.double())
-    assert layouts == [False, True, True, False]
-    for a, b, c, d in zip(expected, got, in_their_layout, in_double, strict=True):
+    assert layouts == [False, True, True, True, False]
+    for a, b, c, d, e in zip(expected, got, in_their_layout, in_double, with_gradients, strict=True):
         assert b.is_contiguous() and c.is_contiguous(memory_format=torch.channels_last) and not c.is_contiguous()
         scale = a.abs().max()
-        for other in (b, c, d.float()):
+        for other in (b, c, d.float(), e):
             torch.testing.assert_close(other / scale, a / scale, rtol=0, atol=1e-5)
         b.view(2, -1)  # as some heads do
+
+
+@pytest.mark.parametrize('norm_eval', [False, True])
+@pytest.mark.parametrize('channels_last', [None, False, True])
+def test_channels_last_inside_in_training(channels_last, norm_eval):
+    model = MobileOne('s0', out_indices=(0, 3), norm_eval=norm_eval, channels_last=channels_last).train()
+    layouts = seen_layouts(model)
+    for dtype in (torch.float32, torch.float64):
+        x = torch.randn(2, 3, 64, 64, dtype=dtype)
+        for maps in (model.to(dtype)(x), deepcopy(model)(x)):
+            assert all(m.is_contiguous() for m in maps)
+            sum(m.sum() for m in maps).backward()
+        assert all(p.grad.is_contiguous() for p in model.parameters() if p.grad is not None)
+    with torch.autocast('cpu', torch.bfloat16):
+        maps = model.float()(x.float())
+    assert all(m.is_contiguous() for m in maps)
+    assert layouts == {None: [True, True, False, False, True], False: [False] * 5, True: [True] * 5}[channels_last]
+
+
+def test_channels_last_is_a_bool_or_none():
+    with pytest.raises(ArgumentError, match='channels_last, if not None, must be True or'):
+        MobileOne('s0', channels_last='False')
 
 
 def test_training_in_channels_last_on_a_cpu():

@@ -29,8 +29,8 @@ LAYERS = [
     ['checkpoint'],
     ['reparameterize'],
     ['block'],
-    ['calls', 'init_cfg', 'kernel_cache', 'layers'],
-    ['arch', 'reparam'],
+    ['calls', 'init_cfg', 'kernel_cache', 'layers', 'live_norms'],
+    ['arch', 'eager', 'norm_functions', 'reparam'],
     ['utils', 'version'],
 ]
 TASK_LIBRARIES = {'mmdet', 'mmseg', 'mmpretrain'}
