@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from operator import attrgetter, is_
+from operator import is_
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ NOT_FINITE = ('MobileOne does not fold to finite numbers: there is NaN or infini
 _MAX_EXACT = 20480  # elements; larger tensors enter the digest as sums
 _PARTS, _PLACES = 32, 32
 _CHUNK = 32768  # elements
-_dtype = attrgetter('dtype')
 _END = object()  # shifts the comparison of members where one came or went
 _sum_places = partial(torch.sum, dim=1)
 _thread = threading.local()
@@ -98,7 +97,6 @@ class FusedKernels:
         """Whether the tensors that were folded still hold the same values."""
         # All comparisons are of floats, so that NaN differs from itself: in a sum it would hide other changes.
         return all(map(Tensor.is_set_to, self._watched, self._aliases)) \
-            and list(map(_dtype, self._watched)) == list(map(_dtype, self._aliases)) \
             and all(np.array_equal(np.concatenate(arrays), old) for arrays, old in self._exact) \
             and all((new.dtype, new.device) == (old.dtype, old.device) and not new.is_meta and torch.equal(new, old)
                     for new, old in zip(self._compute_digest(), self._digest, strict=True))
