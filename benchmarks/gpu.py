@@ -1,23 +1,21 @@
 """MobileOne on a GPU: training steps and forward passes in both layouts, and what CUDA asks of a network.
 
-python benchmarks/gpu.py --out gpu.json
+python benchmarks/gpu.py
 Steps (forward, backward, no optimizer) with live and frozen norms, in float32 and with mm's AMP (float16), plain and
 with a channels_last input, compiled and not, beside mmpretrain's MobileOne if it is installed; forward passes in the
-eval and the deploy form. Interleaved runs, medians; ratios over our plain one of the same row. Then: whether an eval
-forward waits for the GPU, whether CUDA graphs capture it, and a step with SyncBN on NCCL with one process.
+eval and the deploy form; ratios over our plain one of the same row. Also: whether an eval forward waits for the GPU,
+whether CUDA graphs capture it, and a step with SyncBN on NCCL with one process. Writes gpu.csv, .json and .png.
 """
 import argparse
-import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 
 import torch
-from interleaved import median_seconds
+from harness import finish, parse, timed
 from mmengine.model import convert_sync_batchnorm
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, distributed, nn
 from train_step import mmpretrains
 
@@ -47,8 +45,8 @@ def forward(model: Callable, x: Tensor, amp: bool) -> None:
         model(x)
 
 
-def measured(kind: dict, functions: dict[str, Callable], runs: int) -> list[dict]:
-    """A row for each function, with its median in milliseconds, and its ratio over the first."""
+def measured(kind: dict, functions: dict[str, Callable], rounds: int) -> list[dict]:
+    """Rows of the functions that run; the others are named with their errors."""
     working = {}
     for name, function in functions.items():
         try:
@@ -57,9 +55,7 @@ def measured(kind: dict, functions: dict[str, Callable], runs: int) -> list[dict
             working[name] = function
         except RuntimeError as error:
             print(kind, name, 'fails:', str(error)[:200])
-    medians = median_seconds(working, runs, ' '.join(map(str, kind.values())), warmup=5)
-    first = next(iter(medians.values()))
-    return [kind | dict(path=name, median_ms=1000 * value, ratio=value / first) for name, value in medians.items()]
+    return timed(kind, working, rounds)
 
 
 def time_all(args: argparse.Namespace) -> list[dict]:
@@ -76,13 +72,13 @@ def time_all(args: argparse.Namespace) -> list[dict]:
             compiled = torch.compile(models['ours'])
             functions |= {f'ours compiled, {layout}': partial(step, compiled, data, amp)
                           for layout, data in inputs.items()}
-        rows += measured(dict(what='step', arch=arch, norms=norms, amp=amp), functions, args.runs)
+        rows += measured(dict(what='step', arch=arch, norms=norms, batch=args.batch, amp=amp), functions, args.rounds)
     for arch, amp, batch in product(args.arch, (False, True), (1, args.batch)):
         evaluated = MobileOne(arch).cuda().eval()
         forms = {'eval': evaluated, 'deploy': reparameterize_model(evaluated)}
         functions = {f'{form}, {layout}': partial(forward, model, data[:batch], amp)
                      for form, model in forms.items() for layout, data in inputs.items()}
-        rows += measured(dict(what='forward', arch=arch, batch=batch, amp=amp), functions, args.runs)
+        rows += measured(dict(what='forward', arch=arch, norms='frozen', batch=batch, amp=amp), functions, args.rounds)
     return rows
 
 
@@ -141,16 +137,15 @@ def sync_bn_difference(x: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--arch', nargs='+', default=['s0', 's2'], choices=ARCHS)
-    parser.add_argument('--batch', type=int, default=64)
-    parser.add_argument('--size', type=int, default=320)
-    parser.add_argument('--runs', type=int, default=30)
-    parser.add_argument('--no-compile', action='store_true', help='without torch.compile')
-    parser.add_argument('--out', help='JSON file for the results')
-    args = parser.parse_args()
+    def add_options(parser):
+        parser.add_argument('--arch', nargs='+', default=['s0', 's2'], choices=ARCHS)
+        parser.add_argument('--batch', type=int, default=64)
+        parser.add_argument('--size', type=int, default=320)
+        parser.add_argument('--no-compile', action='store_true', help='without torch.compile')
+
+    args = parse(__doc__, 30, add_options)
     if not torch.cuda.is_available():
-        parser.error('There is no GPU that torch can use.')
+        sys.exit('Error: There is no GPU that torch can use.')
     x = torch.randn(2, 3, args.size, args.size, device='cuda')
     checks = {}
     for name, model in (('eval', MobileOne('s0').cuda().eval()),
@@ -159,18 +154,7 @@ def main() -> None:
         checks[f'{name}_cuda_graph'] = graph_difference(model, x)
     checks['sync_bn_relative_difference'] = sync_bn_difference(x)
     print(checks)
-    report = dict(gpu=torch.cuda.get_device_name(), torch=torch.__version__, settings=vars(args), checks=checks,
-                  rows=time_all(args))
-    columns = ('what', 'arch', 'norms', 'amp', 'batch', 'path', 'median_ms', 'ratio')
-    table = Table(*columns, title=f'{report["gpu"]}, torch {report["torch"]}, batch {args.batch}, '
-                  f'{args.size}x{args.size}, medians of {args.runs} runs')
-    for row in report['rows']:
-        table.add_row(*(f'{value:.2f}' if isinstance(value, float) else str(value)
-                        for value in (row.get(column, '') for column in columns)))
-    Console(width=120).print(table)
-    if args.out:
-        with open(args.out, 'w', encoding='utf-8') as file:
-            json.dump(report, file, indent=1)
+    finish('gpu', time_all(args), args, checks=checks)
 
 
 if __name__ == '__main__':

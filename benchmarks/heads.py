@@ -10,9 +10,7 @@ import argparse
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +27,7 @@ from mobileone_mm.benchmark.measure import count
 from mobileone_mm.benchmark.model_card import logged_values
 from mobileone_mm.benchmark.report import headline, label_log_axis, label_points, style_panel, write_rows
 from mobileone_mm.benchmark.session import Session
-from mobileone_mm.benchmark.timing import check_least, cpu_name, measure, settled_ms
+from mobileone_mm.benchmark.timing import TimedCall, check_least, cpu_name, measure, settled_ms
 from mobileone_mm.datasets.check import check_data
 from mobileone_mm.deploy.export import example_image, export
 from mobileone_mm.deploy.runtimes import for_torch
@@ -54,14 +52,6 @@ SHOWN = {'mmdet': 'mAP50', 'mmseg': 'mIoU'}
 SIZE = (128, 128)
 FILES = {'ONNX Runtime': 'onnx', 'MNN': 'mnn'}
 WARMUP = 5
-
-
-@dataclass
-class Timed:
-    """A network on a runtime, for :func:`measure`."""
-
-    time_ms: Callable[[], float]
-    times_ms: list[float] = field(default_factory=list)
 
 
 def length_within(minutes: float, config: Path, work_dir: Path) -> tuple[int, int]:
@@ -106,13 +96,13 @@ def time_all(rows: list[dict], out_dir: Path, rounds: int) -> None:
             cfg = read_config(config)
             deployable = make_deployable(load_trained(cfg, checkpoint)[0], cfg)
             deployable.fix_size(image)
-            timed[row['model'], 'torch'] = Timed(partial(settled_ms, for_torch(deployable, image)))
+            timed[row['model'], 'torch'] = TimedCall(partial(settled_ms, for_torch(deployable, image)))
             for runtime, name in FILES.items():
                 file = work_dir / f'deployed.{name}'
                 export(config, checkpoint, file, name, shape=SIZE)
                 worker = stack.enter_context(
                     Worker(work_dir / f'{name}.log', Session, file, image.numpy(), threads))
-                timed[row['model'], runtime] = Timed(partial(worker.call, 'time_ms'))
+                timed[row['model'], runtime] = TimedCall(partial(worker.call, 'time_ms'))
         measure(list(timed.values()), rounds, WARMUP)
     for row in rows:
         for runtime in ('torch', *FILES):

@@ -1,29 +1,25 @@
-"""Time of a training step of the backbone: folded, by its branches, and of mmpretrain's MobileOne.
+"""A training step of the backbone, beside mmpretrain's MobileOne: python benchmarks/train_step.py --arch s0 s2
 
-Forward and backward, norms live or frozen, in interleaved runs: python benchmarks/train_step.py
---arch s0 s2 Ratios are of medians over that of the fast path. Memory is that of the activations
-that autograd keeps for the backward pass, and on a GPU the peak. mmpretrain is compared if it is
-installed.
+Forward and backward, norms live or frozen: as it comes (channels_last inside on the CPU, fast_train), by calling all
+branches, also in the plain layout, and mmpretrain's, if that is installed. Memory is that of the activations that
+autograd keeps for the backward pass, and on a GPU the peak. Writes train_step.csv, .json and .png.
 """
-import argparse
 from functools import partial
 from itertools import product
 
 import torch
-from interleaved import median_seconds
-from rich.console import Console
-from rich.table import Table
+from harness import finish, parse, timed
 from torch import Tensor, nn
 
 from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.utils.errors import MissingPackageError, require
 
 
-def peers(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
+def ways(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
     """The models to compare, in training mode."""
-    models = {'fast': MobileOne(arch, norm_eval=norm_eval)}
-    if norm_eval:  # with live norms there is nothing to switch
-        models['plain'] = MobileOne(arch, norm_eval=norm_eval, fast_train=False)
+    models = {'default': MobileOne(arch, norm_eval=norm_eval),
+              'all branches': MobileOne(arch, norm_eval=norm_eval, fast_train=False),
+              'all branches, plain layout': MobileOne(arch, norm_eval=norm_eval, fast_train=False, channels_last=False)}
     models |= mmpretrains(arch, norm_eval)
     for model in models.values():
         model.train()
@@ -70,30 +66,24 @@ def peak(model: nn.Module, x: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--arch', nargs='+', default=['s0', 's1', 's2', 's3', 's4'], choices=ARCHS)
-    parser.add_argument('--norms', nargs='+', default=['frozen', 'live'], choices=['frozen', 'live'])
-    parser.add_argument('--batch', nargs='+', type=int, default=[4])
-    parser.add_argument('--size', type=int, default=320)
-    parser.add_argument('--runs', type=int, default=15)
-    args = parser.parse_args()
+    def add_options(parser):
+        parser.add_argument('--arch', nargs='+', default=['s0', 's1', 's2', 's3', 's4'], choices=ARCHS)
+        parser.add_argument('--norms', nargs='+', default=['live', 'frozen'], choices=['live', 'frozen'])
+        parser.add_argument('--batch', nargs='+', type=int, default=[4])
+        parser.add_argument('--size', type=int, default=320)
+
+    args = parse(__doc__, 10, add_options)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    name = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    table = Table(title=f'{name}, torch {torch.__version__}, {args.size}x{args.size}, medians of {args.runs} runs')
-    columns = ('arch', 'norms', 'batch', 'path', 'time over fast', 'ms', 'MiB kept', 'MiB peak')
-    for column in columns if device == 'cuda' else columns[:-1]:
-        table.add_column(column, justify='left' if column in ('arch', 'norms', 'path') else 'right')
+    rows = []
     for arch, norms, batch in product(args.arch, args.norms, args.batch):
-        models = {key: model.to(device) for key, model in peers(arch, norms == 'frozen').items()}
+        models = {key: model.to(device) for key, model in ways(arch, norms == 'frozen').items()}
         x = torch.randn(batch, 3, args.size, args.size, device=device)
-        medians = median_seconds({key: partial(step, model, x) for key, model in models.items()}, args.runs,
-                                 f'{arch}, {norms} norms, batch {batch}')
-        for key, model in models.items():
-            ratio = medians[key] / medians['fast']
-            table.add_row(arch, norms, str(batch), key, f'{ratio:.2f}', f'{1000 * medians[key]:.0f}',
-                          f'{kept_for_backward(model, x):.0f}',
-                          *([f'{peak(model, x):.0f}'] if device == 'cuda' else []))
-    Console(width=120).print(table)
+        for row in timed(dict(arch=arch, norms=norms, batch=batch),
+                         {key: partial(step, model, x) for key, model in models.items()}, args.rounds):
+            model = models[row['way']]
+            rows.append(row | {'MiB kept': kept_for_backward(model, x)}
+                        | ({'MiB peak': peak(model, x)} if device == 'cuda' else {}))
+    finish('train_step', rows, args)
 
 
 if __name__ == '__main__':

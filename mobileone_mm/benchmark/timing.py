@@ -1,10 +1,11 @@
-"""Forward passes timed in interleaved rounds, and the machine on which that is done."""
+"""Calls timed in interleaved rounds, and the machine on which that is done."""
 import os
 import platform
 import random
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,12 +18,25 @@ _SETTLE_SECONDS = 0.01
 
 
 class Timed(Protocol):
-    """What :func:`measure` takes: ``time_ms`` times one forward pass, and ``times_ms`` gets those that count."""
+    """What :func:`measure` takes: ``time_ms`` times one call, and ``times_ms`` gets the times that count."""
 
     times_ms: list[float]
 
     def time_ms(self) -> float:
-        """Milliseconds of one forward pass, as by :func:`settled_ms`."""
+        """Milliseconds of one call, as by :func:`settled_ms`."""
+
+
+@dataclass
+class TimedCall:
+    """Any call, for :func:`measure`.
+
+    Attributes:
+        time_ms: Times one call, such as ``partial(settled_ms, function)``.
+        times_ms: Milliseconds of the measured rounds.
+    """
+
+    time_ms: Callable[[], float]
+    times_ms: list[float] = field(default_factory=list)
 
 
 def measure(entries: Sequence[Timed], rounds: int, warmup: int) -> None:
