@@ -8,7 +8,7 @@ import argparse
 
 from mobileone_mm import ARCHS
 from mobileone_mm.benchmark import bottlenecks, contenders
-from mobileone_mm.benchmark.measure import benchmark, correlate
+from mobileone_mm.benchmark.measure import LAYOUTS, benchmark, correlate
 from mobileone_mm.benchmark.report import print_report, write_report
 from mobileone_mm.deploy.runtimes import RUNTIMES
 from mobileone_mm.utils.errors import ArgumentError, errors_in_one_line
@@ -50,7 +50,8 @@ def main() -> None:
             archs = args.arch or ([] if args.configs else ['s0', 's1', 's2', 's3', 's4'])
             builders = contenders.plan(args.configs, archs, args.peers, args.shape)
         make_folder(args.out_dir)  # before the minutes, not after them
-        report = benchmark(builders, args.runtime, **measuring)
+        # A ratio of plain CNNs to each other needs one layout, as the paper's.
+        report = benchmark(builders, args.runtime, layouts=('plain', ) if args.bottlenecks else LAYOUTS, **measuring)
         if not args.bottlenecks:
             report['correlations'] = correlate(report['rows'])
         print_report(report)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ..deploy.graphs import trace_onnx
 from ..deploy.runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
+from ..mobileone import MobileOne
 from ..utils.errors import ArgumentError
 from .contenders import Contender, build_all
 from .timing import check_least, cpu_name, measure, progress, settled_ms
 
+LAYOUTS = ('plain', 'channels_last')
 # The paper's section 3: Spearman's rho with latency, over published networks.
 PAPER_RHO = {'macs': {'phone': 0.47, 'cpu': 0.06}, 'parameters': {'phone': 0.30, 'cpu': 0.07}}
 
@@ -26,6 +28,8 @@ class Entry:
         model: Name of the network.
         form: ``train``, ``eval`` or ``deploy``.
         runtime: One of ``RUNTIMES``.
+        layout: ``plain`` or ``channels_last``, of input, maps and outputs; ``default``: a plain input, of which
+            MobileOne chooses the layout inside; ``own`` for other runtimes than torch.
         shape: (N, C, H, W) of the input.
         parameters: Of the module in this form.
         macs: For one image; mmengine's count.
@@ -36,6 +40,7 @@ class Entry:
     model: str
     form: str
     runtime: str
+    layout: str
     shape: tuple[int, ...]
     parameters: int
     macs: int
@@ -49,7 +54,7 @@ class Entry:
 
 def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[str] = ('torch', ), batch: int = 1,
               threads: int | None = None, rounds: int = 50, warmup: int = 5, device: str = 'cpu',
-              baseline: str | None = None) -> dict:
+              baseline: str | None = None, layouts: Sequence[str] = LAYOUTS) -> dict:
     """Build, count and export what is to be compared, one after another, then measure all of it together.
 
     Args:
@@ -61,6 +66,7 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
         warmup: Rounds before these.
         device: ``cpu`` or ``cuda``.
         baseline: Network to whose deploy form on the same runtime latencies are put in relation; default: the first.
+        layouts: Of torch; ratios are to the last one.
 
     Returns:
         ``settings``, ``versions``, ``notes`` and ``rows``, one for each entry: all that is in the JSON.
@@ -81,7 +87,7 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
 
     notes, entries = [], []
     for contender in progress(build_all(builders, notes), 'Building', len(builders)):
-        entries += make_entries(contender, runtimes, batch, threads, device)
+        entries += make_entries(contender, runtimes, batch, threads, device, layouts)
     models = list(dict.fromkeys(entry.model for entry in entries))
     baseline = baseline or models[0]
     if baseline not in models:
@@ -93,8 +99,8 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
 
 
 def make_entries(contender: Contender, runtimes: Sequence[str], batch: int, threads: int,
-                 device: str = 'cpu') -> list[Entry]:
-    """Every form of a network for torch, and its deploy form for the other runtimes.
+                 device: str = 'cpu', layouts: Sequence[str] = LAYOUTS) -> list[Entry]:
+    """Every form of a network for torch in each layout, and its deploy form for the other runtimes.
 
     Raises:
         ArgumentError: It does not run on such an input, or does not export.
@@ -107,15 +113,31 @@ def make_entries(contender: Contender, runtimes: Sequence[str], batch: int, thre
     except (RuntimeError, TypeError) as error:  # a size that does not divide; a network of more than one input
         raise _refusal(contender, x, error) from error
     counts = {form: count(module, x[:1]) for form, module in forms.items()}
-    runs = [(form, 'torch', for_torch(module, x)) for form, module in forms.items() if 'torch' in runtimes]
+    runs = [(form, 'torch', layout, _in_layout(module, x, layout))
+            for form, module in forms.items() if 'torch' in runtimes for layout in layouts]
     others = {'onnxruntime': for_onnxruntime, 'openvino': for_openvino}
     if any(runtime in runtimes for runtime in others):
         try:
             proto = trace_onnx(forms['deploy'], x, 'input', [])
         except torch.onnx.OnnxExporterError as error:
             raise _refusal(contender, x, error) from error
-        runs += [('deploy', runtime, others[runtime](proto, x, threads)) for runtime in others if runtime in runtimes]
-    return [Entry(contender.name, form, runtime, tuple(x.shape), *counts[form], run) for form, runtime, run in runs]
+        runs += [('deploy', runtime, 'own', others[runtime](proto, x, threads))
+                 for runtime in others if runtime in runtimes]
+    return [Entry(contender.name, form, runtime, layout, tuple(x.shape), *counts[form], run)
+            for form, runtime, layout, run in runs]
+
+
+def _in_layout(module: nn.Module, x: Tensor, layout: str) -> Callable[[], object]:
+    """A call of ``module``; MobileOne chooses a layout by itself only in the layout ``default``."""
+    backbones = [each for each in module.modules() if isinstance(each, MobileOne)]
+    run = for_torch(module, x.contiguous(memory_format=torch.channels_last) if layout == 'channels_last' else x)
+
+    def run_in_layout():
+        for backbone in backbones:  # each time, because the layouts share the module
+            backbone.channels_last = None if layout == 'default' else layout == 'channels_last'
+        return run()
+
+    return run_in_layout
 
 
 def _refusal(contender: Contender, x: Tensor, error: Exception) -> ArgumentError:
@@ -131,14 +153,17 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
 
 
 def summarize(entries: Sequence[Entry], baseline: str) -> list[dict]:
-    """One row for each entry: what it is, median, p95, minimum and all times, and its ratio to the baseline.
+    """One row for each entry: what it is, median, quartiles, p95, minimum and all times, and its ratio to the baseline.
 
-    The ratio is the median of the rounds' ratios to the deploy form of ``baseline`` on the same runtime.
+    The ratio is the median of the rounds' ratios to the deploy form of ``baseline`` on the same runtime, for torch in
+    the last layout, channels_last by default.
     """
     base = {entry.runtime: np.array(entry.times_ms) for entry in entries
             if entry.model == baseline and entry.form == 'deploy'}
-    return [dict(model=entry.model, form=entry.form, runtime=entry.runtime, input='x'.join(map(str, entry.shape)),
+    return [dict(model=entry.model, form=entry.form, runtime=entry.runtime, layout=entry.layout,
+                 input='x'.join(map(str, entry.shape)),
                  parameters=entry.parameters, macs=entry.macs, median_ms=float(np.median(entry.times_ms)),
+                 q1_ms=float(np.percentile(entry.times_ms, 25)), q3_ms=float(np.percentile(entry.times_ms, 75)),
                  p95_ms=float(np.percentile(entry.times_ms, 95)), min_ms=min(entry.times_ms),
                  ratio=float(np.median(entry.times_ms / base[entry.runtime])), times_ms=entry.times_ms)
             for entry in entries]
@@ -153,7 +178,8 @@ def correlate(rows: Sequence[dict]) -> list[dict]:
     """
     correlations = []
     for runtime in dict.fromkeys(row['runtime'] for row in rows):
-        deployed = [row for row in rows if row['runtime'] == runtime and row['form'] == 'deploy']
+        deployed = [row for row in rows if row['runtime'] == runtime and row['form'] == 'deploy'
+                    and row['layout'] != 'plain']
         for of, paper in PAPER_RHO.items():
             counts, rho, p = [row[of] for row in deployed], None, None
             if len(set(counts)) >= 3:

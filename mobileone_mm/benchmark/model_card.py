@@ -222,7 +222,8 @@ def _latencies(configs: Sequence[str], rounds: int) -> dict[str, dict]:
         contender = build()
         return replace(contender, forms={'deploy': contender.forms['deploy']})
 
-    report = benchmark([partial(deploy_only, build) for build in plan(configs, [], peers=False)], rounds=rounds)
+    report = benchmark([partial(deploy_only, build) for build in plan(configs, [], peers=False)], rounds=rounds,
+                       layouts=('default', ))
     when = f'{datetime.now():%Y-%m-%d %H:%M}'  # tells runs apart that are otherwise alike
     return {row['model']: {_LATENCY: [{
         'value': round(row['median_ms'], 2), 'hardware': f'{headline(report | dict(rows=[row]))}; {when}',

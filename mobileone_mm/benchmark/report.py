@@ -35,19 +35,20 @@ def print_report(report: dict, console: Console | None = None) -> None:
     """Print all results: of networks with Spearman's rho, of bottlenecks with the paper's ratios."""
     console = console or Console(width=120)
     is_study = 'correlations' not in report
-    form = [] if is_study else ['form']
+    kind = ['runtime', 'input'] if is_study else ['form', 'runtime', 'layout', 'input']
+    layout = report['rows'][0]['layout'] if is_study else 'channels_last'
     table = Table(title=headline(report), caption=f'Ratio: over {report["settings"]["baseline"]}, deploy form, on the '
-                  'same runtime; median of the rounds.')
-    for column in ('model', *form, 'runtime', 'input'):
+                  f'same runtime, of torch in the {layout} layout; median of the rounds.')
+    for column in ('model', *kind):
         table.add_column(column, overflow='fold')
-    for column in ('params (M)', 'MACs (M)', 'median ms', 'p95 ms', 'ratio', *(['on a phone'] if is_study else [])):
+    for column in ('params (M)', 'MACs (M)', 'median ms', 'quartiles', 'ratio', *(['on a phone'] if is_study else [])):
         table.add_column(column, justify='right')
     for row in report['rows']:
-        numbers = (row['parameters'] / 1e6, row['macs'] / 1e6, row['median_ms'], row['p95_ms'], row['ratio'])
-        cells = [f'{number:.{digits}f}' for number, digits in zip(numbers, (3, 1, 2, 2, 2), strict=True)]
+        cells = [f'{row["parameters"] / 1e6:.3f}', f'{row["macs"] / 1e6:.1f}', f'{row["median_ms"]:.2f}',
+                 f'{row["q1_ms"]:.2f} to {row["q3_ms"]:.2f}', f'{row["ratio"]:.2f}']
         if is_study:
             cells.append(_paper_ratio(row['model']))
-        table.add_row(row['model'], *(row[key] for key in form), row['runtime'], row['input'], *cells)
+        table.add_row(row['model'], *(row[key] for key in kind), *cells)
     console.print(table)
     if is_study:
         console.print("On a phone: the paper's Table 2, whose CNN's width and resolution are not known.")
@@ -113,15 +114,18 @@ def plot_scatter(report: dict) -> Figure:
         rows = [row for row in report['rows'] if row['runtime'] == runtime]
         for axes, of in zip(pair, _LABELS, strict=True):
             for form, (marker, color) in _FORMS.items():
-                points = [(row[of] / 1e6, row['median_ms']) for row in rows if row['form'] == form]
-                if points:
-                    axes.scatter(*zip(*points, strict=True), marker=marker, color=color, label=f'{form} form', zorder=2)
+                for is_plain, fill, label in ((False, color, form), (True, 'none', f'{form}, plain layout')):
+                    points = [(row[of] / 1e6, row['median_ms']) for row in rows
+                              if row['form'] == form and (row['layout'] == 'plain') == is_plain]
+                    if points:
+                        axes.scatter(*zip(*points, strict=True), marker=marker, edgecolors=color, facecolors=fill,
+                                     label=label, zorder=2)
             axes.set(xlabel=_LABELS[of], ylabel=f'ms on {runtime}, median', xscale='log', yscale='log')
             for axis in (axes.xaxis, axes.yaxis):
                 label_log_axis(axis)
             style_panel(axes)
             label_points(axes, [(row['model'], row[of] / 1e6, row['median_ms']) for row in rows
-                                if row['form'] == 'deploy'])
+                                if row['form'] == 'deploy' and row['layout'] != 'plain'])
             rho = next(each['rho'] for each in report['correlations'] if (each['runtime'], each['of']) == (runtime, of))
             if rho is not None:
                 axes.set_title(f'Spearman over deploy forms: {rho:.2f}', fontsize=10)

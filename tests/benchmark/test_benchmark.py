@@ -72,12 +72,28 @@ def test_runtimes_give_torchs_outputs(runtime):
     pytest.importorskip(runtime)
     contender = Contender('tiny', (3, 32, 32), make_forms(randomize(MobileOne(TINY, out_indices=(1, 3)))))
     entries = make_entries(contender, ['torch', runtime], batch=2, threads=1)
-    assert [(entry.form, entry.runtime) for entry in entries] == [
-        ('train', 'torch'), ('eval', 'torch'), ('deploy', 'torch'), ('deploy', runtime)]
+    assert [(entry.form, entry.runtime, entry.layout) for entry in entries] == [
+        *((form, 'torch', layout) for form in ('train', 'eval', 'deploy') for layout in ('plain', 'channels_last')),
+        ('deploy', runtime, 'own')]
     assert entries[0].shape == (2, 3, 32, 32)
-    expected = entries[2].run()
-    for out, theirs in zip(entries[3].run(), expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(out), theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
+    expected = entries[4].run()
+    for entry in (entries[5], entries[6]):
+        for out, theirs in zip(entry.run(), expected, strict=True):
+            torch.testing.assert_close(torch.as_tensor(out), theirs, rtol=0, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_a_layout_is_that_of_all_maps():
+    model = MobileOne(TINY, out_indices=(1, 3))
+    seen = []
+    model.stage2.register_forward_pre_hook(
+        lambda module, x: seen.append(x[0].is_contiguous(memory_format=torch.channels_last)))
+    entries = make_entries(Contender('tiny', (3, 64, 64), {'deploy': model.eval()}), ['torch'], 1, 1,
+                           layouts=('plain', 'channels_last', 'default'))
+    seen.clear()
+    for entry in (*entries, entries[0]):  # the layouts do not disturb each other
+        out = entry.run()[0]
+        assert out.is_contiguous(memory_format=torch.channels_last) == (entry.layout == 'channels_last')
+    assert seen == [False, True, True, False]
 
 
 @pytest.mark.parametrize('package, build', [('timm', contenders._from_timm),
@@ -87,8 +103,9 @@ def test_peers_forms_are_one_function(package, build):
     contender = build('s0', (64, 64))
     assert tuple(count(module, torch.zeros(1, 3, 64, 64))[0] for module in contender.forms.values()) == PARAMETERS['s0']
     outs = [entry.run() for entry in make_entries(contender, ['torch'], batch=1, threads=1)]
-    first, last = (out if isinstance(out, torch.Tensor) else out[-1] for out in outs)
-    torch.testing.assert_close(first, last, rtol=0, atol=1e-4 * last.abs().max().item())
+    first, *others = (out if isinstance(out, torch.Tensor) else out[-1] for out in outs)
+    for other in others:
+        torch.testing.assert_close(first, other, rtol=0, atol=1e-4 * other.abs().max().item())
 
 
 def test_sizes_follow_the_kind():
@@ -100,7 +117,7 @@ def test_sizes_follow_the_kind():
 def test_interleaving():
     """Every entry is timed once per measured round, in changing order."""
     calls = []
-    entries = [Entry(name, 'deploy', 'torch', (1, 3, 8, 8), 1, 1, lambda name=name: calls.append(name))
+    entries = [Entry(name, 'deploy', 'torch', 'plain', (1, 3, 8, 8), 1, 1, lambda name=name: calls.append(name))
                for name in 'abc']
     measure(entries, rounds=6, warmup=2)
     assert all(len(entry.times_ms) == 6 for entry in entries)
@@ -109,22 +126,25 @@ def test_interleaving():
 
 
 def test_statistics():
-    entries = [Entry('base', 'eval', 'torch', (1, 3, 8, 8), 9, 9, None, [9., 9., 9.]),
-               Entry('base', 'deploy', 'torch', (1, 3, 8, 8), 9, 9, None, [2., 1., 4.]),
-               Entry('other', 'deploy', 'torch', (1, 3, 8, 8), 9, 9, None, [4., 4., 4.])]
+    entries = [Entry('base', 'eval', 'torch', 'plain', (1, 3, 8, 8), 9, 9, None, [9., 9., 9.]),
+               Entry('base', 'deploy', 'torch', 'plain', (1, 3, 8, 8), 9, 9, None, [2., 1., 4.]),
+               Entry('other', 'deploy', 'torch', 'plain', (1, 3, 8, 8), 9, 9, None, [4., 4., 4.])]
     *_, base, other = summarize(entries, 'base')
     assert (base['median_ms'], base['min_ms'], base['ratio'], other['ratio']) == (2, 1, 1, 2)
     assert base['p95_ms'] == pytest.approx(3.8)  # between 2 and 4, at 0.95 of the way from the first to the last
-    assert other['input'] == '1x3x8x8'
+    assert (base['q1_ms'], base['q3_ms']) == (1.5, 3)
+    assert (other['input'], other['layout']) == ('1x3x8x8', 'plain')
 
 
 def test_spearman_by_hand():
     """d = (0, 1, 1, 0): rho = 1 - 6 * 2 / (4 * 15); 4 of 24 orders agree, 4 disagree as much."""
     rho, p = spearman([1, 2, 3, 4], [10, 30, 20, 40])
     assert (rho, p) == (pytest.approx(0.8), pytest.approx(8 / 24))
-    row = dict(form='deploy', runtime='torch', parameters=5)
+    row = dict(form='deploy', runtime='torch', layout='channels_last', parameters=5)
     rows = [row | dict(macs=macs, median_ms=ms) for macs, ms in ((1, 10), (2, 30), (3, 20), (4, 40))]
-    of_macs, of_parameters = correlate([*rows, row | dict(form='train', macs=9, parameters=9, median_ms=0)])
+    of_macs, of_parameters = correlate([
+        *rows, row | dict(form='train', macs=9, parameters=9, median_ms=0),
+        row | dict(layout='plain', macs=9, parameters=9, median_ms=0)])
     assert (of_macs['rho'], of_macs['p'], of_macs['models']) == (rho, p, 4)
     assert (of_macs['paper_phone'], of_macs['paper_cpu']) == (0.47, 0.06)
     assert (of_parameters['paper_phone'], of_parameters['paper_cpu']) == (0.30, 0.07)
@@ -143,7 +163,7 @@ def check_files(folder, name, screen):
         assert row == {key: str(value) for key, value in expected.items()}
         numbers = [f'{expected["parameters"] / 1e6:.3f}', f'{expected["macs"] / 1e6:.1f}',
                    f'{expected["median_ms"]:.2f}',
-                   f'{expected["p95_ms"]:.2f}', f'{expected["ratio"]:.2f}']
+                   f'{expected["q1_ms"]:.2f} to {expected["q3_ms"]:.2f}', f'{expected["ratio"]:.2f}']
         assert any(expected['runtime'] in cells and all(number in cells for number in numbers) for cells in table)
     assert (folder / f'{name}.png').read_bytes().startswith(b'\x89PNG')
     assert {path.name for path in folder.iterdir()} == {f'{name}.{suffix}' for suffix in ('csv', 'json', 'png')}
@@ -159,9 +179,10 @@ def test_backbones_from_the_command_line(tmp_path):
     report = check_files(tmp_path / 'out', 'benchmark', screen)
     assert [(row['model'], row['form'], row['runtime']) for row in report['rows']] == [
         (arch, *kind) for arch in ('s1', 's2', 's3')
-        for kind in (('train', 'torch'), ('eval', 'torch'), ('deploy', 'torch'), ('deploy', 'onnxruntime'))]
+        for kind in (*((form, 'torch') for form in ('train', 'eval', 'deploy') for _ in range(2)),
+                     ('deploy', 'onnxruntime'))]
     assert report['rows'][0]['input'] == '2x3x32x32' and report['settings']['threads'] == 1
-    assert [row['ratio'] for row in report['rows'][6:8]] == [1, 1]
+    assert [row['ratio'] for row in report['rows'][12:14]] == [1, 1]
     text = ' '.join(screen.split())  # lines break where the name of the processor leaves no room
     assert f'torch {torch.__version__}' in text and 'batch 2' in text
     assert 'Spearman of MACs with latency on onnxruntime' in text and 'paper: 0.47 on a phone' in text
@@ -172,8 +193,9 @@ def test_backbones_from_the_command_line(tmp_path):
 def test_whole_networks_with_their_peers(tmp_path):
     screen = python(TOOL, DETECTOR, SEGMENTOR, '--peers', '--shape', 64, 64, *QUICK, '--out-dir', tmp_path).stdout
     rows = check_files(tmp_path, 'benchmark', screen)['rows']
-    assert [row['form'] for row in rows] == ['train', 'eval', 'deploy', 'train', 'eval', 'deploy',
-                                             *['eval', 'deploy'] * 2]
+    assert [row['form'] for row in rows[::2]] == ['train', 'eval', 'deploy', 'train', 'eval', 'deploy',
+                                                  *['eval', 'deploy'] * 2]
+    assert [row['layout'] for row in rows] == ['plain', 'channels_last'] * 10
     assert list(dict.fromkeys(row['model'] for row in rows)) == [
         'ssdlite_mobileone_s2_shapes', 'deeplabv3_mobileone_s2_shapes', 'mmdet SSDLite-MobileNetV2',
         'mmseg DeepLabV3-MobileNetV2']
@@ -205,7 +227,7 @@ def test_bottleneck_networks():
 
 
 def test_too_few_networks_are_said_to_be_too_few(capsys):
-    entry = Entry('s0', 'deploy', 'torch', (1, 3, 8, 8), 1, 1, None, [1., 2.])
+    entry = Entry('s0', 'deploy', 'torch', 'default', (1, 3, 8, 8), 1, 1, None, [1., 2.])
     settings = dict(cpu='cpu', device='cpu', threads=1, batch=1, rounds=2, warmup=0, baseline='s0')
     report = dict(settings=settings, versions={}, notes=[], rows=summarize([entry], 's0'))
     print_report(report | dict(correlations=correlate(report['rows'])))
