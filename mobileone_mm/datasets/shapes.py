@@ -15,6 +15,7 @@ from ..utils.files import disk_errors
 
 CLASSES = ('circle', 'square', 'triangle', 'star', 'ring')
 PALETTE = ((220, 60, 60), (60, 160, 60), (70, 90, 220), (230, 190, 40), (170, 70, 190))
+_MOST_SINGLE = 900  # training images of one shape each, which are learnt soon
 _MAX_OVERLAP = 0.35  # of a shape's own area that later shapes may cover
 
 
@@ -120,7 +121,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
-def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size: int = 160, seed: int = 0) -> None:
+def make_shapes(out: str | Path, num_train: int = 2700, num_val: int = 100, size: int = 160, seed: int = 0) -> None:
     """Draw the dataset, as COCO detection and as VOC segmentation of the same images, and for classification, in the
     layout of ImageNet, other images of one shape each::
 
@@ -136,7 +137,7 @@ def make_shapes(out: str | Path, num_train: int = 900, num_val: int = 100, size:
 
     Args:
         out: Folder to write, or a link to it; must not exist yet, or be empty.
-        num_train: Number of training images, of each kind.
+        num_train: Number of training images; of one shape each at most 900.
         num_val: Number of validation images, of each kind, never the training ones of another seed.
         size: Height and width in pixels.
         seed: Seed of all images.
@@ -176,7 +177,7 @@ def _draw(work: Path, num_train: int, num_val: int, size: int, seed: int) -> Non
         (work / folder).mkdir(parents=True)
     _draw_split(work, 'train', num_train, size, (seed, 0))
     _draw_split(work, 'val', num_val, size, (seed, 1))
-    _draw_single(work / 'single', 'train', num_train, size, (seed, 2))
+    _draw_single(work / 'single', 'train', min(num_train, _MOST_SINGLE), size, (seed, 2))
     _draw_single(work / 'single', 'val', num_val, size, (seed, 3))
 
 

@@ -39,8 +39,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 6
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+max_epochs = 3
+train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-3, weight_decay=0.01), clip_grad=dict(max_norm=10))
 param_scheduler = [
@@ -50,4 +50,5 @@ param_scheduler = [
         convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
+randomness = dict(seed=0)  # so that a run can be compared with the next
 auto_scale_lr = dict(base_batch_size=8)

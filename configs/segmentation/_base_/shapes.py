@@ -40,7 +40,7 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_epochs = 6
+max_epochs = 3
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3), paramwise_cfg=dict(_delete_=True), clip_grad=dict(max_norm=10))
@@ -55,4 +55,5 @@ custom_hooks = [
     dict(type='EMAHook', momentum=0.02, update_buffers=True), dict(type='SyncAveragedBuffersHook'),
     dict(type='PreserveRandomStateHook')]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))
+randomness = dict(seed=0)  # so that a run can be compared with the next
 auto_scale_lr = dict(enable=False, base_batch_size=8)
