@@ -59,15 +59,18 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/pip install -e '.[test]'
 	@rm -f $(VENV)/.unfinished; touch $(VENV)/.installed $@
 
-data/shapes:
-	$(BIN)/python tools/make_shapes.py $@
+# Drawn anew where an earlier version drew less.
+define shapes
+	@test -f data/shapes/JPEGImages/train_2699.jpg && test -d data/shapes/single || { rm -rf data/shapes; \
+		$(BIN)/python tools/make_shapes.py data/shapes; }
+endef
 
 demo: CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
-demo-seg: CONFIG := configs/segmentation/deeplabv3_mobileone_s2_shapes.py
+demo-seg: CONFIG := configs/segmentation/lraspp_mobileone_s0_shapes.py
 demo: install  ## detection: draw the shapes, train, test, and write images to work_dirs/demo
 demo-seg: install  ## segmentation: the same, in work_dirs/demo-seg
 demo demo-seg:
-	@test -d data/shapes || $(MAKE) data/shapes
+	$(shapes)
 	rm -rf work_dirs/$@
 	$(BIN)/python tools/train.py $(CONFIG) --work-dir work_dirs/$@
 	$(BIN)/python tools/test.py $(CONFIG) work_dirs/$@/best_*.pth --work-dir work_dirs/$@/test \
@@ -75,12 +78,12 @@ demo demo-seg:
 	@echo; echo 'Images with ground truth on the left and predictions on the right: work_dirs/$@/images'
 
 demo-pretrain: install  ## pretraining: what the detector of the shapes gains by it, in work_dirs/demo-pretrain
-	@test -d data/shapes/single || { rm -rf data/shapes; $(MAKE) data/shapes; }
+	$(shapes)
 	rm -rf work_dirs/$@
 	$(BIN)/python benchmarks/pretraining.py --out-dir work_dirs/$@
 
 demo-heads: install-test  ## heads: RTMDet and LR-ASPP beside SSDLite, DeepLabV3 and peers, in work_dirs/demo-heads
-	@test -d data/shapes || $(MAKE) data/shapes
+	$(shapes)
 	rm -rf work_dirs/$@
 	$(BIN)/python benchmarks/heads.py --out-dir work_dirs/$@
 

@@ -55,7 +55,7 @@ def measured(kind: dict, functions: dict[str, Callable], rounds: int) -> list[di
             working[name] = function
         except RuntimeError as error:
             print(kind, name, 'fails:', str(error)[:200])
-    return timed(kind, working, rounds)
+    return timed(kind, working, rounds) if working else []
 
 
 def time_all(args: argparse.Namespace) -> list[dict]:

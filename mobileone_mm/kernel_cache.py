@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .eager import is_transformed
+from .eager import has_transformed_weights, is_in_graph, is_transformed
 from .utils.norms import BatchNorm
 
 NOT_FINITE = ('MobileOne does not fold to finite numbers: there is NaN or infinity in its weights or in the '
@@ -60,7 +60,7 @@ class FusedKernels:
         self._members = [members for m in modules for members in (m._modules, m._parameters, m._buffers) if members]
         self._values = list(self._current_values())
 
-        # Aliases keep the memory alive, so that an equal address means the same memory.
+        # An alias keeps the memory alive, but for a storage that changes it in place, such as share_memory_().
         self._watched, self._aliases, self._parts, arrays, others = [], [], [], [], defaultdict(list)
         for tensor in self._values:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
@@ -69,8 +69,9 @@ class FusedKernels:
             is_dense = alias.is_contiguous() and not alias.is_meta and alias.dtype in (torch.float32, torch.float64)
             if is_dense and alias.numel() > _MAX_EXACT and alias.numel() % (_PARTS * _PLACES) == 0:
                 self._parts.append(alias.view(_PARTS, -1, _PLACES))
-            elif is_dense and alias.device.type == 'cpu' and type(alias) is Tensor:
-                arrays.append(alias.numpy().reshape(-1))
+            elif is_dense and alias.device.type == 'cpu' and type(alias) is Tensor and not is_transformed(alias):
+                # Not alias.numpy(), after which the storage cannot be resized.
+                arrays.append(np.from_dlpack(alias).reshape(-1))
             else:
                 # These are concatenated as they are, so they need no view, and no check of a view.
                 tensor = tensor if tensor.dim() else alias.reshape(1)
@@ -78,6 +79,7 @@ class FusedKernels:
                 continue
             self._watched.append(tensor)
             self._aliases.append(alias)
+        self._addresses = list(map(Tensor.data_ptr, self._watched))
         self._others = list(others.values())
         self._digest = self._compute_digest()
         self._exact = [(chunk, np.concatenate(chunk)) for chunk in _chunks(arrays)]
@@ -97,6 +99,7 @@ class FusedKernels:
         """Whether the tensors that were folded still hold the same values."""
         # All comparisons are of floats, so that NaN differs from itself: in a sum it would hide other changes.
         return all(map(Tensor.is_set_to, self._watched, self._aliases)) \
+            and list(map(Tensor.data_ptr, self._watched)) == self._addresses \
             and all(np.array_equal(np.concatenate(arrays), old) for arrays, old in self._exact) \
             and all((new.dtype, new.device) == (old.dtype, old.device) and not new.is_meta and torch.equal(new, old)
                     for new, old in zip(self._compute_digest(), self._digest, strict=True))
@@ -188,7 +191,7 @@ class KeepsKernel(HoldsFusedKernels):
         if torch.jit.is_tracing():
             with _untraced():
                 return self.kept_kernel()
-        if is_transformed(self):
+        if has_transformed_weights(self):
             return self.fold()
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
             return self.fold()
@@ -248,8 +251,7 @@ class KeepsAllKernels(HoldsFusedKernels):
 
         None: each block decides by :meth:`KeepsKernel.current_kernel`.
         """
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() \
-                or is_transformed(self):
+        if self.training or torch.is_grad_enabled() or is_in_graph() or has_transformed_weights(self):
             return None
         fused = self._fused
         if fused is None or not fused.is_fresh():

@@ -90,10 +90,12 @@ def _are_untouched(block: nn.Module, x: Tensor) -> bool:
     branches = [branch for branch in (*block.conv_branches, block.scale_branch) if branch is not None]
     norms = [*(branch.bn for branch in branches), *([] if block.skip_branch is None else [block.skip_branch])]
     return not _has_any_global_hook() \
-        and all(_is_untouched(branch, nn.Sequential) and _is_untouched(branch.conv, nn.Conv2d)
+        and all(_is_untouched(branch, nn.Sequential) and list(branch._modules) == ['conv', 'bn']
+                and _is_untouched(branch.conv, nn.Conv2d)
                 and branch.conv.bias is None and branch.conv.weight.dtype == x.dtype for branch in branches) \
         and all(_is_untouched(norm, nn.BatchNorm2d) and norm.training and norm.affine and norm.track_running_stats
-                and norm.running_mean is not None and norm.weight.dtype == norm.running_mean.dtype == x.dtype
+                and None not in (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+                and norm.weight.dtype == norm.running_mean.dtype == x.dtype
                 for norm in norms)
 
 

@@ -14,12 +14,21 @@ from .block import MobileOneBlock
 from .checkpoint.expand import expand_state_dict
 from .checkpoint.fit import adapt_state_dict, mark_checked, missing_backbone, was_checked
 from .checkpoint.pretrained import load_pretrained
+from .eager import is_in_graph, is_transformed
 from .init_cfg import check_init_cfg, initializer
 from .kernel_cache import KeepsAllKernels
 from .reparameterize import reparameterize_model
 from .utils.checks import check_bool, check_int
 from .utils.errors import ArgumentError, CheckpointError
 from .utils.norms import BatchNorm
+
+
+def _in_channels_last(x: Tensor) -> Tensor:
+    if x.shape[1] > 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    # A map of one channel is in both layouts, so that contiguous() leaves it plain.
+    height, width = x.shape[2:]
+    return x.as_strided(x.shape, (height * width, 1, width, 1))
 
 
 @MODELS.register_module()
@@ -74,7 +83,8 @@ class MobileOne(KeepsAllKernels, BaseModule):
             (``benchmarks/train_step.py`` measures what that saves). False: always by calling all
             branches and adding up.
         channels_last: Whether to compute in channels_last inside, also for a plain input. The outputs
-            have the layout of the input, because some necks and heads call ``view()``. None: on the
+            have the layout of the input, because some necks and heads call ``view()``; hooks on
+            stages and blocks see maps in channels_last. None: on the
             CPU for a float32 input, where it takes half to nine tenths of the time; in a compiled or
             exported graph never, whatever is given. (DDP then tells once that strides of gradients
             do not match those of its buckets. They differ in dimensions of size 1, so nothing is
@@ -83,6 +93,8 @@ class MobileOne(KeepsAllKernels, BaseModule):
     Raises:
         ArgumentError: An argument outside of its range; the message names the range.
     """
+
+    channels_last: bool | None = None  # of objects that were pickled before there was this
 
     def __init__(self, arch: str | dict = 's0', in_channels: int = 3, out_indices: Sequence[int] = (3, ),
                  strides: Sequence[int] = (2, 2, 2, 2), dilations: Sequence[int] = (1, 1, 1, 1),
@@ -152,7 +164,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
         gains = self._gains_by_channels_last(x)
         fused = self.verify_kernels()
         with nullcontext() if fused is None else fused.verified():
-            maps = self._forward(x.contiguous(memory_format=torch.channels_last) if gains else x)
+            maps = self._forward(_in_channels_last(x) if gains else x)
         # The outputs get the input's layout: some necks and heads call view().
         return tuple(map(Tensor.contiguous, maps)) if gains else maps
 
@@ -160,10 +172,9 @@ class MobileOne(KeepsAllKernels, BaseModule):
         """Whether to convert a contiguous input to channels_last.
 
         False in a graph, whose compiler or runtime chooses its own layout, and in a transform of
-        ``torch.func``: ``vmap`` supports no other layout. (There is no public way to ask for it.)
+        ``torch.func``: ``vmap`` supports no other layout.
         """
-        if self.channels_last is False or torch.compiler.is_compiling() or torch.jit.is_tracing() \
-                or not x.is_contiguous() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if self.channels_last is False or is_in_graph() or not x.is_contiguous() or is_transformed(x):
             return False
         return bool(self.channels_last) or (x.device.type == 'cpu' and x.dtype == torch.float32
                                             and torch.backends.mkldnn.is_available())

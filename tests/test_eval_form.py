@@ -434,3 +434,42 @@ def test_deploy_block_fuses_on_load():
 def test_deploy_weights_do_not_load_into_the_train_form(make_model):
     with pytest.raises(ValueError, match=r'(?s)deploy.*train form.*deploy=True'):
         make_model(False).load_state_dict(make_model(True).state_dict())
+
+
+def test_memory_that_is_changed_in_place():
+    """Shared or resized, a storage has other memory, and the tensors are the same as before."""
+    model = make().eval()
+    with torch.no_grad():
+        model(image())
+        parameters = [*model.parameters()]
+        for parameter in parameters:
+            parameter.share_memory_()
+        assert_fresh(model)
+        parameters[0].mul_(2)
+        assert_fresh(model)
+    model = make().eval()
+    assert_fresh(model)
+    parameter = model.stage1[0].conv_branches[0].conv.weight
+    storage, content = parameter.untyped_storage(), parameter.detach().clone()
+    size = storage.nbytes()
+    storage.resize_(0)  # as FSDP does between forward passes
+    storage.resize_(size)
+    parameter.data.copy_(content * 3)
+    assert_fresh(model)
+
+
+def test_one_weight_in_a_transform():
+    """Forward-mode gradients for one weight in the middle; the others are ordinary tensors."""
+    model = make().eval().requires_grad_(False)
+    name = 'stage2.0.conv_branches.0.bn.weight'
+    weight = dict(model.named_parameters())[name]
+    x = image()
+
+    def last_map(value):
+        return torch.func.functional_call(model, {name: value}, (x, ))[-1]
+
+    with torch.no_grad():
+        _, slope = torch.func.jvp(last_map, (weight, ), (torch.ones_like(weight), ))
+        expected = (last_map(weight + 1e-6) - last_map(weight - 1e-6)) / 2e-6
+    torch.testing.assert_close(slope, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert_fresh(model)

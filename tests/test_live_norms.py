@@ -84,6 +84,20 @@ def test_correlated_channels():
 
 
 @pytest.mark.parametrize('geometry', GAINING)
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-8), (torch.float32, 1e-2)])
+def test_channels_without_variance(geometry, dtype, tolerance):
+    """A channel that ReLU has silenced, and a constant one, whose norms multiply rounding by 300."""
+    slow, x = block_and_input(geometry)
+    x[:, 1], x[:, 2] = 0, 2.5
+    fast = deepcopy(slow).to(dtype)
+    slow.fast_train = False
+    assert takes_the_fast_way(fast, x.to(dtype))
+    got, expected = results(fast, x.to(dtype)), results(slow, x)
+    assert all(value.isfinite().all() for value in got.values())
+    assert_equal({key: value.to(expected[key].dtype) for key, value in got.items()}, expected, tolerance)
+
+
+@pytest.mark.parametrize('geometry', GAINING)
 def test_gradients_of_gradients(geometry):
     """As a gradient penalty takes them."""
     penalties = []
@@ -144,10 +158,16 @@ def override_a_forward(block):
     branch(block).bn.forward = branch(block).bn.forward
 
 
+def add_a_module(block):
+    branch(block).add_module('threshold', nn.Threshold(1e9, 0.))
+
+
 CHANGES = [hook, hook_on_all_modules, replace_a_convolution, freeze_a_norm, synchronize_norms, override_a_forward,
+           add_a_module,
            lambda block: prune.l1_unstructured(branch(block).conv, 'weight', 0.5),
            lambda block: parametrizations.weight_norm(branch(block).conv),
-           lambda block: setattr(branch(block).bn, 'track_running_stats', False)]
+           lambda block: setattr(branch(block).bn, 'track_running_stats', False),
+           lambda block: setattr(branch(block).bn, 'num_batches_tracked', None)]
 
 
 @pytest.mark.parametrize('change', CHANGES)
@@ -171,6 +191,8 @@ def test_other_ways_to_compute_call_the_branches():
     assert sum_live_branches(block, x[:0]) is None
     with torch.autograd.forward_ad.dual_level():
         assert sum_live_branches(block, torch.autograd.forward_ad.make_dual(x, x)) is None
+        assert sum_live_branches(block, x) is None  # the weights might be dual numbers, too
+    assert sum_live_branches(block, x.as_subclass(type('Own', (torch.Tensor, ), {}))) is None
     with pytest.raises(ValueError, match='more than 1 value per channel'):  # torch's own
         block(x[:1, :, :1, :1])
 

@@ -1,4 +1,5 @@
 """The backbone's contract: sizes, arguments, freezing, registration."""
+import pickle
 import subprocess
 import sys
 from copy import deepcopy
@@ -291,6 +292,25 @@ def test_channels_last_inside_in_training(channels_last, norm_eval):
         maps = model.float()(x.float())
     assert all(m.is_contiguous() for m in maps)
     assert layouts == {None: [True, True, False, False, True], False: [False] * 5, True: [True] * 5}[channels_last]
+
+
+def test_channels_last_inside_for_gray_images():
+    model = randomize(MobileOne('s1', in_channels=1, out_indices=(0, 3))).eval()
+    layouts = seen_layouts(model)
+    x = torch.randn(2, 1, 64, 96)
+    with torch.no_grad():
+        got = model(x)
+        model.channels_last = False
+        expected = model(x)
+    assert layouts == [True, False] and all(m.is_contiguous() for m in got)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+
+
+def test_a_pickled_model_of_an_earlier_version():
+    model = MobileOne('s1')
+    del model.__dict__['channels_last']
+    assert pickle.loads(pickle.dumps(model)).eval()(torch.zeros(1, 3, 32, 32))[0].shape == (1, 1280, 1, 1)
 
 
 def test_channels_last_is_a_bool_or_none():

@@ -15,5 +15,7 @@ model = dict(
         norm_cfg=norm_cfg,
         anchor_generator=dict(
             strides=[16, 32, 64, 128, 128, 128],
-            min_sizes=[28, 44, 60, 76, 92, 108],
-            max_sizes=[44, 60, 76, 92, 108, 124])))
+            # Squares of min and sqrt(min * max). Most shapes are 31 to 82 pixels wide, so the two finest
+            # levels have 30 to 65.
+            min_sizes=[30, 50, 76, 96, 110, 120],
+            max_sizes=[60, 84, 104, 116, 124, 128])))

@@ -94,8 +94,8 @@ def benchmark(builders: Sequence[Callable[[], Contender]], runtimes: Sequence[st
         raise ArgumentError(f'--baseline is one of {", ".join(map(repr, models))} here, got {baseline!r}.')
     measure(entries, rounds, warmup)
     settings = dict(cpu=cpu_name(), device=torch.cuda.get_device_name() if device == 'cuda' else 'cpu', threads=threads,
-                    batch=batch, rounds=rounds, warmup=warmup, baseline=baseline)
-    return dict(settings=settings, versions=versions, notes=notes, rows=summarize(entries, baseline))
+                    batch=batch, rounds=rounds, warmup=warmup, baseline=baseline, layout=layouts[-1])
+    return dict(settings=settings, versions=versions, notes=notes, rows=summarize(entries, baseline, layouts[-1]))
 
 
 def make_entries(contender: Contender, runtimes: Sequence[str], batch: int, threads: int,
@@ -152,14 +152,14 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
     return parameter_count(module)[''], int(analyzer.total())
 
 
-def summarize(entries: Sequence[Entry], baseline: str) -> list[dict]:
+def summarize(entries: Sequence[Entry], baseline: str, layout: str) -> list[dict]:
     """One row for each entry: what it is, median, quartiles, p95, minimum and all times, and its ratio to the baseline.
 
-    The ratio is the median of the rounds' ratios to the deploy form of ``baseline`` on the same runtime, for torch in
-    the last layout, channels_last by default.
+    The ratio is the median of the rounds' ratios to the deploy form of ``baseline`` on the same runtime, of torch in
+    ``layout``.
     """
     base = {entry.runtime: np.array(entry.times_ms) for entry in entries
-            if entry.model == baseline and entry.form == 'deploy'}
+            if entry.model == baseline and entry.form == 'deploy' and entry.layout in (layout, 'own')}
     return [dict(model=entry.model, form=entry.form, runtime=entry.runtime, layout=entry.layout,
                  input='x'.join(map(str, entry.shape)),
                  parameters=entry.parameters, macs=entry.macs, median_ms=float(np.median(entry.times_ms)),

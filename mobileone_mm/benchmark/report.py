@@ -36,9 +36,8 @@ def print_report(report: dict, console: Console | None = None) -> None:
     console = console or Console(width=120)
     is_study = 'correlations' not in report
     kind = ['runtime', 'input'] if is_study else ['form', 'runtime', 'layout', 'input']
-    layout = report['rows'][0]['layout'] if is_study else 'channels_last'
     table = Table(title=headline(report), caption=f'Ratio: over {report["settings"]["baseline"]}, deploy form, on the '
-                  f'same runtime, of torch in the {layout} layout; median of the rounds.')
+                  f'same runtime (torch: {report["settings"]["layout"]}); median of the rounds.')
     for column in ('model', *kind):
         table.add_column(column, overflow='fold')
     for column in ('params (M)', 'MACs (M)', 'median ms', 'quartiles', 'ratio', *(['on a phone'] if is_study else [])):

@@ -41,6 +41,7 @@ def provide_mmcv_ops() -> bool:
     return True
 
 
+@torch.no_grad()
 def greedy_nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0, max_num: int = -1) -> Tensor:
     """Indices of the kept boxes, best first, by blocks of the best boxes that are left.
 
@@ -88,7 +89,7 @@ def _overlap(a: Tensor, b: Tensor, iou_threshold: float, offset: int) -> Tensor:
     height = torch.minimum(a[3], b[3]).sub_(torch.maximum(a[1], b[1])).add_(offset).clamp_(min=0)
     overlap = width.mul_(height)
     union = torch.add(a[4], b[4], out=height).sub_(overlap)
-    return overlap.div_(union) > iou_threshold  # two empty boxes have no IoU, and both stay
+    return overlap / union > iou_threshold  # two empty boxes have no IoU, and both stay
 
 
 @functools.cache

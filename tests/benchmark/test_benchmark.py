@@ -129,7 +129,7 @@ def test_statistics():
     entries = [Entry('base', 'eval', 'torch', 'plain', (1, 3, 8, 8), 9, 9, None, [9., 9., 9.]),
                Entry('base', 'deploy', 'torch', 'plain', (1, 3, 8, 8), 9, 9, None, [2., 1., 4.]),
                Entry('other', 'deploy', 'torch', 'plain', (1, 3, 8, 8), 9, 9, None, [4., 4., 4.])]
-    *_, base, other = summarize(entries, 'base')
+    *_, base, other = summarize(entries, 'base', 'plain')
     assert (base['median_ms'], base['min_ms'], base['ratio'], other['ratio']) == (2, 1, 1, 2)
     assert base['p95_ms'] == pytest.approx(3.8)  # between 2 and 4, at 0.95 of the way from the first to the last
     assert (base['q1_ms'], base['q3_ms']) == (1.5, 3)
@@ -228,8 +228,8 @@ def test_bottleneck_networks():
 
 def test_too_few_networks_are_said_to_be_too_few(capsys):
     entry = Entry('s0', 'deploy', 'torch', 'default', (1, 3, 8, 8), 1, 1, None, [1., 2.])
-    settings = dict(cpu='cpu', device='cpu', threads=1, batch=1, rounds=2, warmup=0, baseline='s0')
-    report = dict(settings=settings, versions={}, notes=[], rows=summarize([entry], 's0'))
+    settings = dict(cpu='cpu', device='cpu', threads=1, batch=1, rounds=2, warmup=0, baseline='s0', layout='default')
+    report = dict(settings=settings, versions={}, notes=[], rows=summarize([entry], 's0', 'default'))
     print_report(report | dict(correlations=correlate(report['rows'])))
     assert 'needs at least three networks that differ in MACs' in capsys.readouterr().out
 

@@ -59,6 +59,12 @@ def test_nms_over_several_blocks(ties):
         assert greedy_nms(boxes, scores, 0.4, max_num=max_num).tolist() == kept
 
 
+def test_nms_of_integers_and_of_what_needs_gradients():
+    boxes, scores = boxes_and_scores(0, 60)
+    assert greedy_nms(boxes.long(), scores, 0.5).tolist() == plain_nms(boxes.long(), scores, 0.5)
+    assert greedy_nms(boxes.clone().requires_grad_(), scores, 0.5).tolist() == plain_nms(boxes, scores, 0.5)
+
+
 def test_nms_along_a_chain():
     """Every box overlaps the next one only, so that each decision hangs on the one before."""
     x = torch.arange(1000.)
