@@ -61,12 +61,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 # Drawn anew where an earlier version drew less.
 define shapes
-	@test -f data/shapes/JPEGImages/train_2699.jpg && test -d data/shapes/single || { rm -rf data/shapes; \
+	@test -f data/shapes/JPEGImages/train_2399.jpg && test -d data/shapes/single || { rm -rf data/shapes; \
 		$(BIN)/python tools/make_shapes.py data/shapes; }
 endef
 
 demo: CONFIG := configs/detection/ssdlite_mobileone_s2_shapes.py
-demo-seg: CONFIG := configs/segmentation/lraspp_mobileone_s0_shapes.py
+demo-seg: CONFIG := configs/segmentation/lraspp_mobileone_s1_shapes.py
 demo: install  ## detection: draw the shapes, train, test, and write images to work_dirs/demo
 demo-seg: install  ## segmentation: the same, in work_dirs/demo-seg
 demo demo-seg:

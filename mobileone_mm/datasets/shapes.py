@@ -121,7 +121,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
-def make_shapes(out: str | Path, num_train: int = 2700, num_val: int = 100, size: int = 160, seed: int = 0) -> None:
+def make_shapes(out: str | Path, num_train: int = 2400, num_val: int = 100, size: int = 160, seed: int = 0) -> None:
     """Draw the dataset, as COCO detection and as VOC segmentation of the same images, and for classification, in the
     layout of ImageNet, other images of one shape each::
 
