@@ -49,7 +49,7 @@ def kept_for_backward(model: nn.Module, x: Tensor) -> float:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # else an output that is saved holds itself, for ever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = model(x)[-1]

@@ -33,7 +33,7 @@ def headline(report: dict) -> str:
 
 def print_report(report: dict, console: Console | None = None) -> None:
     """Print all results: of networks with Spearman's rho, of bottlenecks with the paper's ratios."""
-    console = console or Console(width=120)
+    console = console or Console(width=150)
     is_study = 'correlations' not in report
     kind = ['runtime', 'input'] if is_study else ['form', 'runtime', 'layout', 'input']
     table = Table(title=headline(report), caption=f'Ratio: over {report["settings"]["baseline"]}, deploy form, on the '
