@@ -5,22 +5,20 @@ detector that starts from it is compared with two from scratch: one for as many 
 more epochs, which take about the time of pretraining in addition.
 """
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from training import ROOT, schedule, train
 
 from mobileone_mm.benchmark.model_card import logged_values
+from mobileone_mm.benchmark.report import write_rows
 from mobileone_mm.datasets.check import check_data
 from mobileone_mm.engine.config import config_from_file
 from mobileone_mm.utils.errors import errors_in_one_line
-from mobileone_mm.utils.files import atomic_file
 
 CLASSIFIER = ROOT / 'configs' / 'pretraining' / 'mobileone_s2_shapes.py'
 DETECTOR = ROOT / 'configs' / 'detection' / 'ssdlite_mobileone_s2_shapes.py'
@@ -64,10 +62,9 @@ def print_table(rows: list[dict]) -> None:
     Console(width=120).print(table)
 
 
-def plot(rows: list[dict], path: Path) -> None:
-    """mAP50 over the time spent, pretraining included, into a PNG."""
-    figure = Figure(figsize=(6, 5), layout='constrained')
-    FigureCanvasAgg(figure)
+def plot(rows: list[dict]) -> Figure:
+    """mAP50 over the time spent, pretraining included."""
+    figure = Figure(figsize=(6, 5), dpi=120, layout='constrained')
     axes = figure.subplots()
     for row in rows:
         is_longer = row['epochs'] > rows[0]['epochs']
@@ -77,8 +74,7 @@ def plot(rows: list[dict], path: Path) -> None:
                   label=f'{row["start"]}, {row["epochs"]} epochs, seed {row["seed"]}')
     axes.set(xlabel='minutes, pretraining included', ylabel='mAP50 (%)', xlim=(0, None), ylim=(0, None))
     figure.legend(loc='outside lower center')
-    with atomic_file(path) as file:
-        figure.savefig(file, format='png', dpi=120)
+    return figure
 
 
 def main() -> None:
@@ -100,11 +96,8 @@ def main() -> None:
             rows += compare(args.out_dir / f'seed{seed}', args.epochs, args.more_epochs, seed)
         except subprocess.CalledProcessError as error:  # which has printed the reason
             sys.exit(error.returncode)
-    with atomic_file(args.out_dir / 'comparison.json') as file:
-        file.write(json.dumps(rows, indent=1).encode())
-    plot(rows, args.out_dir / 'comparison.png')
     print_table(rows)
-    print('Wrote', args.out_dir / 'comparison.json', args.out_dir / 'comparison.png')
+    print('Wrote', *write_rows(dict(rows=rows), plot(rows), args.out_dir, 'comparison'))
 
 
 if __name__ == '__main__':
