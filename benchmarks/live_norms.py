@@ -1,6 +1,6 @@
 """Blocks with live norms, forward and backward: python benchmarks/live_norms.py
 
-Each kind of S0's blocks (or with --branches 1 --arch s2 of S2's): its branches as they are called in the plain layout
+Each kind of S0's blocks (or of another --arch): its branches as they are called in the plain layout
 and in channels_last, and the way that the block takes by itself there (mobileone_mm/live_norms.py). Writes
 live_norms.csv, .json and .png.
 """

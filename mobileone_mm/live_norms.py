@@ -34,19 +34,19 @@ def sum_live_branches(block: nn.Module, x: Tensor) -> Tensor | None:
         a graph, in a transform, under autocast; not on a CPU, not in channels_last.
     """
     pixels = x.numel() // max(1, x.shape[1])
-    if x.dtype not in (torch.float32, torch.float64) or not x.is_contiguous(memory_format=torch.channels_last) \
-            or pixels < 2 or not is_eager_on_cpu(x, block) or not _are_untouched(block, x):
-        return None
     if block.kernel_size == 1:
         gains = block.groups == block.stride == 1 and block.num_conv_branches > 1 \
             and pixels * block.num_conv_branches >= _LEAST_PIXELS * block.in_channels
-        return _pointwise(block, x, pixels) if gains else None
-    if block.groups != block.in_channels or block.skip_branch is None:
+        way = _pointwise
+    else:
+        gains = block.groups == block.in_channels and block.skip_branch is not None
+        way = _depthwise
+    # Many blocks' geometry says no, which costs nothing to see; the branches are looked through last.
+    if not gains or pixels < 2 or x.dtype not in (torch.float32, torch.float64) \
+            or not x.is_contiguous(memory_format=torch.channels_last) or not is_eager_on_cpu(x, block) \
+            or not _are_untouched(block, x):
         return None
-    out = _scale_and_skip(block, x, pixels)
-    for branch in block.conv_branches:
-        out += branch(x)
-    return out
+    return way(block, x, pixels)
 
 
 def _pointwise(block: nn.Module, x: Tensor, pixels: int) -> Tensor:
@@ -59,6 +59,14 @@ def _pointwise(block: nn.Module, x: Tensor, pixels: int) -> Tensor:
     if block.skip_branch is not None:
         folded.append(_fold(block.skip_branch, identity_kernel(block.in_channels, 1, 1, x), mean, variance, pixels))
     return F.conv2d(x, *sum_kernels(folded))
+
+
+def _depthwise(block: nn.Module, x: Tensor, pixels: int) -> Tensor:
+    """The conv branches of a depthwise block as they are, and the other two in one."""
+    out = _scale_and_skip(block, x, pixels)
+    for branch in block.conv_branches:
+        out += branch(x)
+    return out
 
 
 def _scale_and_skip(block: nn.Module, x: Tensor, pixels: int) -> Tensor:

@@ -84,11 +84,10 @@ class MobileOne(KeepsAllKernels, BaseModule):
             branches and adding up.
         channels_last: Whether to compute in channels_last inside, also for a plain input. The outputs
             have the layout of the input, because some necks and heads call ``view()``; hooks on
-            stages and blocks see maps in channels_last. None: on the
-            CPU for a float32 input, where it takes half to nine tenths of the time; in a compiled or
-            exported graph never, whatever is given. (DDP then tells once that strides of gradients
-            do not match those of its buckets. They differ in dimensions of size 1, so nothing is
-            lost.)
+            stages and blocks see maps in channels_last. None: on the CPU for a float32 input, where
+            it takes half to nine tenths of the time; in a compiled or exported graph never, whatever
+            is given. (DDP then tells once that strides of gradients do not match those of its
+            buckets. They differ in dimensions of size 1, so nothing is lost.)
 
     Raises:
         ArgumentError: An argument outside of its range; the message names the range.

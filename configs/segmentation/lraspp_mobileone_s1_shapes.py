@@ -12,5 +12,5 @@ train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
     _base_.param_scheduler[0],
-    dict(**{**_base_.param_scheduler[1], 'T_max': max_epochs, 'end': max_epochs}),
+    {**_base_.param_scheduler[1], 'T_max': max_epochs, 'end': max_epochs},
 ]
