@@ -61,9 +61,10 @@ def measured(kind: dict, functions: dict[str, Callable], rounds: int) -> list[di
 def time_all(args: argparse.Namespace) -> list[dict]:
     """Rows of all steps and forward passes."""
     rows = []
+    amps = [each == 'on' for each in args.amp]
     x = torch.randn(args.batch, 3, args.size, args.size, device='cuda')
     inputs = {'plain': x, 'channels_last': x.contiguous(memory_format=torch.channels_last)}
-    for arch, norms, amp in product(args.arch, ('live', 'frozen'), (False, True)):
+    for arch, norms, amp in product(args.arch, args.norms, amps):
         models = networks(arch, norms == 'frozen')
         functions = {f'{name}, {layout}': partial(step, model, data, amp)
                      for name, model in models.items() for layout, data in inputs.items()}
@@ -73,7 +74,7 @@ def time_all(args: argparse.Namespace) -> list[dict]:
             functions |= {f'ours compiled, {layout}': partial(step, compiled, data, amp)
                           for layout, data in inputs.items()}
         rows += measured(dict(what='step', arch=arch, norms=norms, batch=args.batch, amp=amp), functions, args.rounds)
-    for arch, amp, batch in product(args.arch, (False, True), (1, args.batch)):
+    for arch, amp, batch in product(args.arch, amps, (1, args.batch)):
         evaluated = MobileOne(arch).cuda().eval()
         forms = {'eval': evaluated, 'deploy': reparameterize_model(evaluated)}
         functions = {f'{form}, {layout}': partial(forward, model, data[:batch], amp)
@@ -141,6 +142,8 @@ def main() -> None:
         parser.add_argument('--arch', nargs='+', default=['s0', 's2'], choices=ARCHS)
         parser.add_argument('--batch', type=int, default=64)
         parser.add_argument('--size', type=int, default=320)
+        parser.add_argument('--norms', nargs='+', default=['live', 'frozen'], choices=['live', 'frozen'])
+        parser.add_argument('--amp', nargs='+', default=['off', 'on'], choices=['off', 'on'])
         parser.add_argument('--no-compile', action='store_true', help='without torch.compile')
 
     args = parse(__doc__, 30, add_options)

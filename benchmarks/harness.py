@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from mobileone_mm.benchmark.report import write_rows
-from mobileone_mm.benchmark.timing import TimedCall, check_least, cpu_name, measure, settled_ms
+from mobileone_mm.benchmark.timing import TimedCall, check_least, measure, settled_ms
 from mobileone_mm.utils.errors import errors_in_one_line
 from mobileone_mm.utils.files import make_folder
+from mobileone_mm.utils.machine import cpu_name
 
 WARMUP = 2
 _TIMES = {'median_ms': 'median ms', 'quartiles_ms': 'quartiles', 'ratio': 'ratio'}

@@ -27,7 +27,7 @@ from mobileone_mm.benchmark.measure import count
 from mobileone_mm.benchmark.model_card import logged_values
 from mobileone_mm.benchmark.report import headline, label_log_axis, label_points, style_panel, write_rows
 from mobileone_mm.benchmark.session import Session
-from mobileone_mm.benchmark.timing import TimedCall, check_least, cpu_name, measure, settled_ms
+from mobileone_mm.benchmark.timing import TimedCall, check_least, measure, settled_ms
 from mobileone_mm.datasets.check import check_data
 from mobileone_mm.deploy.export import example_image, export
 from mobileone_mm.deploy.runtimes import for_torch
@@ -35,6 +35,7 @@ from mobileone_mm.deploy.wrappers import make_deployable
 from mobileone_mm.engine.config import config_from_file, read_config
 from mobileone_mm.engine.trained import load_trained
 from mobileone_mm.utils.errors import errors_in_one_line
+from mobileone_mm.utils.machine import cpu_name
 from mobileone_mm.utils.worker import Worker
 
 DETECTION, SEGMENTATION = ROOT / 'configs' / 'detection', ROOT / 'configs' / 'segmentation'

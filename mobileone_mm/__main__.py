@@ -1,5 +1,7 @@
 """``python -m mobileone_mm SCRIPT [ARGUMENT ...]``: run a script of mm with this package imported.
 
+``python -m mobileone_mm env`` prints what is installed, for a report of a fault.
+
 mmdet's and mmseg's tools import their library before they read a config. With this package imported
 before that, they find the stand-in for mmcv's compiled operators, load checkpoints safely, and know
 MobileOne whatever the config imports.
@@ -8,6 +10,7 @@ import os.path as osp
 import runpy
 import sys
 
+from .apis.environment import environment
 from .engine.imports import explain_import
 from .utils.errors import MissingFileError, errors_in_one_line
 from .utils.files import installed_file
@@ -35,6 +38,10 @@ def main() -> None:
         sys.exit(__doc__)
     if sys.argv[1] in ('-h', '--help'):
         print(__doc__)
+        return
+    if sys.argv[1:] == ['env']:
+        for what, found in environment().items():
+            print(f'{what}: {found}')
         return
     with errors_in_one_line():
         script = find_script(sys.argv[1])

@@ -25,9 +25,10 @@ from ..engine.config import read_config
 from ..engine.trained import load_trained
 from ..utils.errors import MobileOneError
 from ..utils.files import atomic_file, make_folder
+from ..utils.machine import cpu_name
 from ..utils.worker import Worker
 from .session import Session
-from .timing import check_least, cpu_name, measure, progress, settled_ms
+from .timing import check_least, measure, progress, settled_ms
 from .trained_model import Score, TrainedModel
 
 _KEY_METRICS = ('bbox_mAP', 'mIoU', 'mAP')  # as the names of mm's metrics end

@@ -12,8 +12,9 @@ from ..deploy.graphs import trace_onnx
 from ..deploy.runtimes import for_onnxruntime, for_openvino, for_torch, require_runtimes
 from ..mobileone import MobileOne
 from ..utils.errors import ArgumentError
+from ..utils.machine import cpu_name
 from .contenders import Contender, build_all
-from .timing import check_least, cpu_name, measure, progress, settled_ms
+from .timing import check_least, measure, progress, settled_ms
 
 LAYOUTS = ('plain', 'channels_last')
 # The paper's section 3: Spearman's rho with latency, over published networks.

@@ -1,12 +1,8 @@
-"""Calls timed in interleaved rounds, and the machine on which that is done."""
-import os
-import platform
+"""Calls timed in interleaved rounds."""
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -77,14 +73,6 @@ def check_least(least: int, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise ArgumentError(f'--{name} must be at least {least}, got {value}.')
-
-
-def cpu_name() -> str:
-    """What the processor calls itself, and how many of it there are."""
-    cpuinfo = Path('/proc/cpuinfo')
-    found = re.search(r'model name\s*:\s*(.+)', cpuinfo.read_text(encoding='utf-8')) if cpuinfo.is_file() else None
-    name = found[1] if found else platform.processor() or platform.machine()
-    return f'{name}, {os.cpu_count()} logical CPUs'
 
 
 def progress(iterable, what: str, total: int | None = None):

@@ -1,10 +1,16 @@
 """mmdet's and mmseg's tools and inferencers on our configs, by ``python -m mobileone_mm`` if needed."""
+import importlib.metadata
 import importlib.util
 import json
 import pickle
 import re
 from copy import deepcopy
+from pathlib import Path
 
+import mmcv
+import mmdet
+import mmengine
+import mmseg
 import numpy as np
 import pytest
 import torch
@@ -17,8 +23,10 @@ from mmseg.apis import MMSegInferencer, inference_model, init_model
 from PIL import Image
 from torch import nn
 
+import mobileone_mm
 from mobileone_mm import reparameterize_model
 from mobileone_mm.__main__ import find_script
+from mobileone_mm.compat.mmcv_ops import has_compiled_ops
 from tests.support import detection, segmentation
 from tests.support.paths import ROOT, real_data
 from tests.support.reference import randomize, reference_maps
@@ -253,3 +261,13 @@ def test_grad_cam_of_mmseg(checkpoints, images, tmp_path):
        tmp_path / 'prediction.png', '--cam-file', tmp_path / 'cam.png', '--target-layers', 'backbone.stage4',
        '--category-index', 0, '--device', 'cpu')
     assert np.asarray(Image.open(tmp_path / 'cam.png')).std() > 10
+
+
+def test_env_tells_what_is_installed():
+    lines = dict(line.split(': ', 1) for line in python('-m', 'mobileone_mm', 'env').stdout.splitlines())
+    assert lines['torch'].startswith(f'{torch.__version__}, CUDA ')
+    assert lines['mobileone_mm'] == f'{mobileone_mm.__version__}, in {Path(mobileone_mm.__file__).parent}'
+    for library in (mmengine, mmcv, mmdet, mmseg):
+        assert lines[library.__name__].endswith(f' {library.__version__}')
+    assert lines["mmcv's operators"] == ('compiled' if has_compiled_ops() else 'the stand-in of mobileone_mm')
+    assert f'onnxruntime {importlib.metadata.version("onnxruntime")}' in lines['exporters and runtimes']

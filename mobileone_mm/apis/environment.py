@@ -1,0 +1,72 @@
+"""What a maintainer needs to know of an installation, for a report of a fault: ``python -m mobileone_mm env``."""
+import locale
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from mmengine.utils.dl_utils import collect_env
+
+from ..compat.mmcv_ops import has_compiled_ops
+from ..compat.switch import VARIABLE, is_on
+from ..utils.machine import cpu_name
+from ..version import __version__
+
+# By module, the names for pip: of the onedl line, and upstream's.
+_MM = {'mmengine': ('onedl-mmengine', 'mmengine'), 'mmcv': ('onedl-mmcv', 'mmcv'),
+       'mmdet': ('onedl-mmdetection', 'mmdet'), 'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+       'mmpretrain': ('onedl-mmpretrain', 'mmpretrain')}
+_BESIDE = ('torchvision', 'numpy', 'opencv-python', 'opencv-python-headless', 'pycocotools', 'timm', 'transformers')
+# Exporters and runtimes of all formats.
+_DEPLOY = ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'coremltools', 'executorch', 'torchao', 'litert-torch',
+           'ai-edge-litert', 'ai-edge-quantizer', 'MNN', 'ncnn', 'pnnx')
+_PREFIXES = ('MOBILEONE_', 'CUDA_', 'OMP_', 'MKL_', 'KMP_', 'NCCL_', 'TORCH', 'PYTHON', 'MMENGINE_', 'GLIBC_TUNABLES')
+
+
+def environment() -> dict[str, str]:
+    """Versions of Python, torch, the mm libraries, exporters and runtimes, mmcv's operators, processor and GPUs.
+
+    Nothing of it is private but the path of the package and the values of the environment variables that change how
+    torch and the mm libraries run.
+    """
+    mm = collect_env()
+    gpus = [name for name in mm if name.startswith('GPU ')]
+    installed = {name: found for name, names in _MM.items() if (found := _first_version(names))}
+    return {
+        'mobileone_mm': f'{__version__}, in {Path(__file__).resolve().parents[1]}',
+        'Python': mm['Python'],
+        'system': f'{platform.platform()}, locale {locale.getpreferredencoding(False)}',
+        'processor': f'{cpu_name()}, {torch.get_num_threads()} threads in torch',
+        'GPU': '; '.join(f'{name[4:]}: {mm[name]}' for name in gpus) or 'none that torch can use',
+        'torch': f'{torch.__version__}, CUDA {torch.version.cuda or "not built in"}, '
+                 f'cuDNN {torch.backends.cudnn.version() or "not there"}',
+        **installed,
+        "mmcv's operators": _operators(),
+        'also installed': _versions(_BESIDE),
+        'exporters and runtimes': _versions(_DEPLOY),
+        'environment variables': ', '.join(f'{name}={value}' for name, value in sorted(os.environ.items())
+                                           if name.startswith(_PREFIXES)) or 'none that matter',
+    }
+
+
+def _operators() -> str:
+    if has_compiled_ops():
+        return 'compiled'
+    return "the stand-in of mobileone_mm" if is_on() else f'none ({VARIABLE}=0)'
+
+
+def _first_version(names: tuple[str, ...]) -> str | None:
+    """Name and version of the first of these packages that is installed."""
+    return next((f'{name} {found}' for name in names if (found := _version(name))), None)
+
+
+def _versions(names: tuple[str, ...]) -> str:
+    return ', '.join(f'{name} {found}' for name in names if (found := _version(name))) or 'none'
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
