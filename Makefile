@@ -17,7 +17,7 @@ endif
 pytest = OMP_NUM_THREADS=1 $(1)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 .PHONY: help install install-test demo demo-seg demo-pretrain demo-heads test test-slow test-openmmlab test-ops lint card \
-	clean
+	docs figures clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -120,8 +120,16 @@ test-ops: $(if $(OPS),install-test)  ## mmcv with its compiled operators, beside
 lint: install-test  ## ruff
 	$(BIN)/ruff check
 
-card: install  ## README's tables of models and the metafiles, with latencies of this machine
+card: install  ## the tables of models and the metafiles, with latencies of this machine
 	$(BIN)/python tools/model_card.py
 
+docs: $(VENV)/.installed-docs  ## the documentation, in docs/_build/html; fails on a broken link or reference
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs docs/_build/html
+	@echo 'The front page: docs/_build/html/index.html'
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/pip install -e '.[docs]'
+	@touch $@
+
 clean:  ## remove what the targets made, but not work_dirs
-	rm -rf $(VENV) $(OPENMMLAB) build dist *.egg-info mobileone_mm/.mim data/shapes
+	rm -rf $(VENV) $(OPENMMLAB) build dist docs/_build *.egg-info mobileone_mm/.mim data/shapes

@@ -75,6 +75,8 @@ setup(
         # There is no ExecuTorch for Python 3.14.
         'test': [*EXPORT, *(f"{package}; python_version < '3.14'" if 'executorch' in package else package
                             for package in chain(*PHONE.values())), *PYTEST, 'ruff', 'build'],
+        # Sphinx 9 needs Python 3.11.
+        'docs': ['sphinx==9.0.4', 'myst-parser==5.2.0', 'furo==2025.12.19', 'sphinx-copybutton==0.5.2'],
         # On the other mm line, where the exporters of phones are not tried again.
         'test-onnx': [*ONNX, *PYTEST],
     },

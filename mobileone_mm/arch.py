@@ -120,7 +120,7 @@ def branch_shapes(block: dict, deploy: bool, affine: bool = True) -> dict[str, t
     """Keys and shapes of what differs between the forms of a block: its branches, or its ``reparam_conv``.
 
     Args:
-        block: The block's arguments, as in :func:`block_table`.
+        block: The block's arguments, as in :func:`.block_table`.
         deploy: Whether to take the deploy form instead of the train form.
         affine: Whether the norms have weight and bias.
     """
@@ -159,7 +159,7 @@ def _se_parts(block: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 @functools.cache
 def shapes_of_name(name: str, in_channels: int, deploy: bool) -> dict[str, tuple[int, ...]]:
-    """:func:`weight_shapes` of a name in ``ARCHS``, cached: a search goes through all of them."""
+    """:func:`.weight_shapes` of a name in ``ARCHS``, cached: a search goes through all of them."""
     return weight_shapes(ARCHS[name], in_channels, deploy)
 
 

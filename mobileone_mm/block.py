@@ -188,7 +188,7 @@ class MobileOneBlock(KeepsKernel, BaseModule):
         """Fold for good: ``reparam_conv`` replaces the branches. A second call does nothing.
 
         Args:
-            kernel: The result of :meth:`fold`, if it is known already.
+            kernel: The result of :meth:`.fold`, if it is known already.
         """
         if self.deploy:
             return

@@ -199,7 +199,7 @@ class KeepsKernel(HoldsFusedKernels):
 
     @property
     def is_folding(self) -> bool:
-        """Whether one convolution can replace the branches: no norm is in training mode."""
+        """Whether one convolution can replace the branches, as no norm is in training mode."""
         return not any(norm.training for norm in self.norms())
 
     def kept_kernel(self) -> tuple[Tensor, Tensor]:
@@ -249,7 +249,7 @@ class KeepsAllKernels(HoldsFusedKernels):
     def verify_kernels(self) -> FusedKernels | None:
         """The kernels of all blocks, after a check.
 
-        None: each block decides by :meth:`KeepsKernel.current_kernel`.
+        None: each block decides by :meth:`.KeepsKernel.current_kernel`.
         """
         if self.training or torch.is_grad_enabled() or is_in_graph() or has_transformed_weights(self):
             return None

@@ -29,7 +29,7 @@ def sum_live_branches(block: nn.Module, x: Tensor) -> Tensor | None:
         x: Its input, (N, C_in, H, W).
 
     Returns:
-        (N, C_out, H, W), or None where the branches are to be called: a kind of block that would not
+        (N, C_out, H, W), or None where the branches are to be called, for a kind of block that would not
         gain, a frozen or synchronized norm, a hook, or anything else than convolutions and norms; in
         a graph, in a transform, under autocast; not on a CPU, not in channels_last.
     """

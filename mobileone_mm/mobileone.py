@@ -36,7 +36,7 @@ class MobileOne(KeepsAllKernels, BaseModule):
     """MobileOne, reparameterized on ``eval()`` and back on ``train()``.
 
     The paper is https://arxiv.org/abs/2206.04040. ``stage0`` is the stem at stride 2; ``stage1`` to
-    ``stage4`` alternate depthwise 3x3 and pointwise 1x1 :class:`MobileOneBlock`. ``state_dict()``
+    ``stage4`` alternate depthwise 3x3 and pointwise 1x1 :class:`.MobileOneBlock`. ``state_dict()``
     is the train layout in train and in eval form alike.
 
     Shapes, with the default strides: (N, in_channels, H, W) -> for i in ``out_indices``

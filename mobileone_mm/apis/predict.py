@@ -118,7 +118,7 @@ def build_inferencer(cfg: Config, checkpoint: str | Path, device: str | None = N
     """The inferencer of a config's library, with a checkpoint that has to fit whole, or with an exported file.
 
     The config becomes one of inference: its test dataset has the classes and the pipeline, as mm's inferencers look
-    for them. Arguments are those of :func:`predict`.
+    for them. Arguments are those of :func:`.predict`.
     """
     library = task_library(cfg)
     if library == 'mmdet':

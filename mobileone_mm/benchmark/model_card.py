@@ -1,4 +1,4 @@
-"""The model card: README's tables, metafile.yml beside the configs, and model-index.yml, from the configs themselves.
+"""The model card: tables and metafile.yml beside the configs, README's overview, and model-index.yml, from the configs.
 
 The metafiles are the store, of which the tables are made. What a run does not measure or get stays in them: results,
 weights and latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
@@ -28,6 +28,7 @@ from .report import headline
 
 _HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.'
            '\n# FLOPs are MACs, as everywhere in mm, of one image; numbers without a form are of the deploy form.\n')
+_MARKERS = ('<!-- model-card -->', '<!-- /model-card -->')
 _FORMS = (' (train form)', '')  # behind Parameters and FLOPs
 _LATENCY = 'inference time (ms/im)'
 _DATASETS = {'CocoDataset': 'COCO', 'PascalVOCDataset': 'Pascal VOC 2012', 'ADE20KDataset': 'ADE20K',
@@ -39,7 +40,7 @@ class Kind:
     """A folder of configs, which has a metafile and a table.
 
     Attributes:
-        folder: Its name below configs, and in the table's markers.
+        folder: Its name below configs.
         task: As metafiles call it.
         logged: The metric as mm logs it.
         percent: What makes a percentage of that.
@@ -68,7 +69,7 @@ KINDS = (Kind('detection', 'Object Detection', 'coco/bbox_mAP', 100, 'box AP', '
 
 def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mapping[str, str] | None = None,
               logs: Mapping[str, str] | None = None, rounds: int | None = None) -> dict[Path, str]:
-    """What README.md, the metafiles and model-index.yml should contain; nothing is written.
+    """What README.md, those beside the configs, the metafiles and model-index.yml should contain; nothing is written.
 
     Args:
         root: Folder of README.md and configs.
@@ -84,7 +85,7 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
     Raises:
         ArgumentError: A config is not among those of the card.
         CheckpointError: A checkpoint does not fit its config.
-        ModelCardError: A log, a metafile or the README is missing, or is not what it should be.
+        ModelCardError: A log, a metafile or a README is missing, or is not what it should be.
     """
     root = Path(root)
     leaves = {path.stem: (kind, path) for kind in KINDS
@@ -98,9 +99,9 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
     chosen |= {*checkpoints, *logs} | (leaves.keys() - counted)
 
     # What may be refused comes before what takes minutes.
-    readme = _read(root / 'README.md')
-    for kind in KINDS:
-        readme = _fill(readme, kind, '')
+    pages = {kind: root / 'configs' / kind.folder / 'README.md' for kind in KINDS}
+    for path in (root / 'README.md', *pages.values()):
+        _filled(path, '')
     news = {name: {} for name in leaves if name in chosen}
     for name, file in checkpoints.items():
         load_trained(read_config(leaves[name][1]), file)
@@ -123,9 +124,11 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
                 old[name] = _updated(head | old.get(name, {}) | head, metadata[name], news[name])
         metafile['Models'] = list(old.values())
         texts[root / 'configs' / kind.folder / 'metafile.yml'] = _HEADER + _dump(metafile)
-        readme = _fill(readme, kind, _table(kind, metafile['Models']))
     index = {'Import': [path.relative_to(root).as_posix() for path in texts]}
-    return texts | {root / 'model-index.yml': _dump(index), root / 'README.md': readme}
+    models = {kind: metafile['Models'] for kind, metafile in metafiles.items()}
+    texts |= {pages[kind]: _filled(pages[kind], _table(kind, models[kind])) for kind in KINDS}
+    return texts | {root / 'model-index.yml': _dump(index),
+                    root / 'README.md': _filled(root / 'README.md', _overview(models))}
 
 
 def first_differences(texts: Mapping[Path, str]) -> list[str]:
@@ -244,13 +247,12 @@ def _updated(old: dict, metadata: dict, new: dict) -> dict:
     return old | {'Metadata': old.get('Metadata', {}) | metadata} | new
 
 
-def _fill(readme: str, kind: Kind, text: str) -> str:
-    """README with ``text`` between the markers of a kind."""
-    markers = [f'<!-- model-card:{kind.folder} -->', f'<!-- /model-card:{kind.folder} -->']
-    parts = re.split('({}|{})'.format(*map(re.escape, markers)), readme)
-    if parts[1::2] != markers:
-        raise ModelCardError(f'README.md needs the lines {markers[0]!r} and {markers[1]!r} around the table, each of '
-                             'them once.')
+def _filled(readme: Path, text: str) -> str:
+    """The content of a README with ``text`` between its markers."""
+    parts = re.split('({}|{})'.format(*map(re.escape, _MARKERS)), _read(readme))
+    if parts[1::2] != list(_MARKERS):
+        raise ModelCardError(f'{str(readme)!r} needs the lines {_MARKERS[0]!r} and {_MARKERS[1]!r} around the table, '
+                             'each of them once.')
     return ''.join([*parts[:2], f'\n\n{text}\n', *parts[3:]])
 
 
@@ -264,7 +266,7 @@ def _table(kind: Kind, models: Sequence[dict]) -> str:
         if latency:
             machines.setdefault(latency['hardware'], []).append(model['Name'])
         rows.append({
-            'config': f'[{model["Name"]}]({model["Config"]})',
+            'config': f'[{model["Name"]}](./{Path(model["Config"]).name})',
             'parameters (M)': ' → '.join(f'{number / 1e6:.2f}' for number in parameters),
             f'MACs ({kind.unit})': ' → '.join(f'{number / kind.scale:.{kind.digits}f}' for number in macs),
             'latency (ms)': f'{latency["value"]:.1f}' if latency else '',
@@ -273,8 +275,7 @@ def _table(kind: Kind, models: Sequence[dict]) -> str:
             'sha256': model.get('SHA256', '')[:8],
         })
     columns = [column for column in rows[0] if any(row[column] for row in rows)]
-    cells = [columns, ['---'] * len(columns), *([row[column] or '-' for column in columns] for row in rows)]
-    lines = [f'| {" | ".join(line)} |' for line in cells]
+    lines = _lines(columns, [[row[column] or '-' for column in columns] for row in rows])
     for machine, names in machines.items():
         of = f' of {", ".join(names)}' if len(machines) > 1 else ''  # of several runs, which are not to be compared
         lines += ['', f'Latency{of}: deploy form, median; {machine}.']
@@ -283,3 +284,24 @@ def _table(kind: Kind, models: Sequence[dict]) -> str:
 
 def _percent(kind: Kind, results: Sequence[dict] | None) -> str:
     return f'{results[0]["Metrics"][kind.metric]:.1f}' if results else ''
+
+
+def _overview(models: Mapping[Kind, Sequence[dict]]) -> str:
+    """All configs: a row for each head and dataset, a column for each arch; the paper's accuracy if it has one."""
+    rows, archs = {}, set()
+    for kind, entries in models.items():
+        for model in entries:
+            before, arch, behind = re.fullmatch(r'(.+?)(?:(?<=mobileone_)(s\d)(.*))?', model['Name']).groups('')
+            link = f'[{_percent(kind, model.get("Paper Results")) or "config"}]({model["Config"]})'
+            if arch:
+                archs.add(arch)
+                rows.setdefault((f'`{before}*{behind}`', kind.title), {})[arch] = link
+            else:
+                rows[f'`{before}`: {link}', kind.title] = {}
+    return '\n'.join([*_lines(['config', 'accuracy', *map(str.upper, sorted(archs))], [
+        [*head, *(row.get(arch, '-') for arch in sorted(archs))] for head, row in rows.items()]), ''])
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table in Markdown."""
+    return [f'| {" | ".join(line)} |' for line in (columns, ['---'] * len(columns), *rows)]

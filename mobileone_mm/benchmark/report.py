@@ -69,7 +69,7 @@ def _sentence(correlation: dict) -> str:
 
 
 def write_report(report: dict, out_dir: str | Path, name: str) -> list[Path]:
-    """Write ``name``.csv, ``name``.json and ``name``.png into a folder, as :func:`write_rows` does."""
+    """Write ``name``.csv, ``name``.json and ``name``.png into a folder, as :func:`.write_rows` does."""
     return write_rows(report, plot_scatter(report) if 'correlations' in report else plot_bars(report), out_dir, name)
 
 
@@ -140,7 +140,7 @@ def label_log_axis(axis: Axis) -> None:
 
 
 def style_panel(axes: Axes, margin: float = 0.1) -> None:
-    """Room around the points, a faint grid, no frame; before :func:`label_points`, which asks for the limits."""
+    """Room around the points, a faint grid, no frame; before :func:`.label_points`, which asks for the limits."""
     axes.margins(margin)
     axes.autoscale_view()
     axes.grid(color='#eeeeee', zorder=0)

@@ -14,17 +14,17 @@ _SETTLE_SECONDS = 0.01
 
 
 class Timed(Protocol):
-    """What :func:`measure` takes: ``time_ms`` times one call, and ``times_ms`` gets the times that count."""
+    """What :func:`.measure` takes: ``time_ms`` times one call, and ``times_ms`` gets the times that count."""
 
     times_ms: list[float]
 
     def time_ms(self) -> float:
-        """Milliseconds of one call, as by :func:`settled_ms`."""
+        """Milliseconds of one call, as by :func:`.settled_ms`."""
 
 
 @dataclass
 class TimedCall:
-    """Any call, for :func:`measure`.
+    """Any call, for :func:`.measure`.
 
     Attributes:
         time_ms: Times one call, such as ``partial(settled_ms, function)``.

@@ -20,7 +20,7 @@ def expand_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[s
 
     This does not restore the branches that were trained: what each of them had learned, and the
     statistics of their norms, are lost in fused weights. Before further training, the norms need
-    the statistics of data (:func:`calibrate_norms`, or ``CalibrateNormsHook`` in a config); without
+    the statistics of data (:func:`.calibrate_norms`, or ``CalibrateNormsHook`` in a config); without
     them the outputs in ``train()`` are off.
 
     Args:

@@ -38,9 +38,9 @@ def adapt_state_dict(state_dict: dict[str, Tensor], model: nn.Module) -> dict[st
 
 
 def check_loadable(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Check that ``model`` can load a state dict with our keys as it is: :func:`check_fit`, and the form of each block.
+    """Check that ``model`` can load a state dict with our keys as it is: :func:`.check_fit`, and each block's form.
 
-    Returns and raises as :func:`adapt_state_dict`.
+    Returns and raises as :func:`.adapt_state_dict`.
     """
     fused = fused_blocks(state_dict)
     if any(isinstance(module, MobileOneBlock) and not module.deploy and name in fused
@@ -119,7 +119,7 @@ def differences(got: dict[str, tuple], expected: dict[str, tuple]) -> dict[str, 
 
 
 def describe(problems: dict[str, list[str]], limit: int = 3) -> str:
-    """What :func:`differences` found, in words."""
+    """What :func:`.differences` found, in words."""
     return '; '.join(f'{what}: {some(keys, limit)}' for what, keys in problems.items())
 
 
@@ -171,7 +171,7 @@ def mark_checked(state_dict: dict[str, Tensor], prefixes: Iterable[str] = ('', )
 
 
 def was_checked(state_dict: dict[str, Tensor], metadata: dict, model: nn.Module) -> bool:
-    """Whether :func:`mark_checked` noted exactly these keys and shapes, and they are those of ``model`` in some form.
+    """Whether :func:`.mark_checked` noted exactly these keys and shapes, and they are those of ``model`` in some form.
 
     The note is removed: it holds once, and is not saved with weights that somebody hands on.
     """

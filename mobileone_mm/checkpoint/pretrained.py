@@ -33,7 +33,7 @@ def load_pretrained(checkpoint: str, prefix: str | None = None, map_location: st
         map_location: As for ``torch.load``.
         type: The ``init_cfg``'s type, for the log.
         drop_se: Leave Squeeze-and-Excitation out, to start S4 without it from the weights of S4.
-        trust: As for :func:`read_checkpoint`.
+        trust: As for :func:`.read_checkpoint`.
 
     Raises:
         CheckpointError: There is no such file, the download failed, it is no readable checkpoint, or has no keys

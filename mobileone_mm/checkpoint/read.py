@@ -61,7 +61,7 @@ def mmengine_globals() -> Iterator[None]:
 
 @contextmanager
 def explained_errors(name: str | os.PathLike) -> Iterator[None]:
-    """Turn what ``torch.load`` raises for a file that is refused, or damaged, into a :class:`CheckpointError`.
+    """Turn what ``torch.load`` raises for a file that is refused, or damaged, into a :class:`.CheckpointError`.
 
     Args:
         name: The file, for the message.
@@ -106,7 +106,7 @@ def load_safely(file: str | os.PathLike | BinaryIO, map_location=None, trust: bo
     Args:
         file: A path, or a file that is open for reading.
         map_location: As for ``torch.load``.
-        trust: As for :func:`read_checkpoint`.
+        trust: As for :func:`.read_checkpoint`.
 
     Raises:
         CheckpointError: It is no readable checkpoint, or needs more than safe unpickling.
@@ -121,7 +121,7 @@ def check_for_damage(filename: str | os.PathLike) -> None:
     """Compare the checksums in a checkpoint's file, which torch itself does not; warn where there are none.
 
     Raises:
-        RuntimeError: A checksum is wrong. :func:`explained_errors` makes a :class:`CheckpointError` of it.
+        RuntimeError: A checksum is wrong. :func:`.explained_errors` makes a :class:`.CheckpointError` of it.
     """
     if not zipfile.is_zipfile(filename):
         print_log(f'{filename} is in the format before torch 1.6, which has no checksums: damage may go unseen. '

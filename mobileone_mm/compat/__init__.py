@@ -1,4 +1,4 @@
-"""What the libraries below lack, and everything that an import of this package changes in them: see :func:`apply`."""
+"""What the libraries below lack, and everything that an import of this package changes in them: see :func:`.apply`."""
 import logging
 
 from .mm_line import missing_libraries, refuse_import
@@ -18,7 +18,7 @@ def apply() -> None:
 
     - **mmcv**, where it was installed without its compiled operators: ``mmcv.ops`` is a stand-in, found through
       ``sys.meta_path``, so that mmdet and mmseg import. ``nms`` and ``batched_nms`` work, other operators raise
-      :class:`MissingOperatorError` when they are used. What a library imports from ``mmcv.ops`` in a ``try`` raises
+      :class:`.MissingOperatorError` when they are used. What a library imports from ``mmcv.ops`` in a ``try`` raises
       ModuleNotFoundError unless it works, as without the stand-in.
       (:mod:`mobileone_mm.compat.mmcv_ops`, :mod:`mobileone_mm.compat.stand_in`)
     - **mmengine**, loading of local checkpoints: it never unpickles what could run code. On the onedl line this
@@ -35,7 +35,7 @@ def apply() -> None:
       mmpretrain: a stand-in, which is removed again. (:mod:`mobileone_mm.compat.torchvision`)
 
     A checkpoint without MobileOne loads as without these changes: the same file, content and log lines. One that holds
-    more than tensors and mmengine's log history is refused with a :class:`CheckpointError` that says what to do.
+    more than tensors and mmengine's log history is refused with a :class:`.CheckpointError` that says what to do.
 
     What was changed is logged in one line at level INFO by the logger ``mobileone_mm``. Python shows it only where
     logging is set up for that, such as by ``logging.basicConfig(level='INFO')`` before the import.

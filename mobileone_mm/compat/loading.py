@@ -45,7 +45,7 @@ def use_safe_loading() -> bool:
 
 
 def load_from_local(filename: str, map_location=None):
-    """mmengine's function of this name, with :func:`load_safely`. mmengine's log takes the backend from the name."""
+    """mmengine's function of this name, with :func:`.load_safely`. mmengine's log takes the backend from the name."""
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')

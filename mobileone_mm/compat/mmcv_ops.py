@@ -3,7 +3,7 @@
 mmdet and mmseg import from ``mmcv.ops`` at import time, and SSD needs its NMS; but compiling mmcv
 takes half an hour, and a plain ``pip install`` of it silently leaves the operators out. Here every
 name imports; ``nms`` and ``batched_nms`` work; anything else raises when it is used. What is imported
-in a ``try`` raises ModuleNotFoundError unless it works: :class:`StandInFinder` says where not. An
+in a ``try`` raises ModuleNotFoundError unless it works: :class:`.StandInFinder` says where not. An
 mmcv with compiled operators is left alone.
 """
 import functools
@@ -141,7 +141,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, nms_cfg: dict | Non
         boxes: (N, 4), xyxy.
         scores: (N,).
         idxs: Class of each box, (N,).
-        nms_cfg: Arguments of :func:`nms`, with ``type='nms'``; ``split_thr`` is the number of boxes (10,000)
+        nms_cfg: Arguments of :func:`.nms`, with ``type='nms'``; ``split_thr`` is the number of boxes (10,000)
             from which on the classes are taken one by one. None sorts by score and drops nothing.
         class_agnostic: Suppress across classes.
 

@@ -13,7 +13,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """On ``sys.meta_path``, finds a module and all modules below it, each of them a stand-in.
 
     ``contents`` are real. Every other public name is a placeholder: a class that may be subclassed and checked against,
-    and raises :class:`MissingOperatorError` when it is used.
+    and raises :class:`.MissingOperatorError` when it is used.
 
     Many libraries ask whether a name exists: ``try: from mmcv.ops import X``, ``except ImportError: X = None``. Such an
     import of a placeholder raises ModuleNotFoundError, as without the stand-in. These questions get no honest answer:
@@ -23,7 +23,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     - ``importlib.util.find_spec('mmcv.ops')``, for the same reason.
     - ``importlib.import_module('mmcv.ops')`` and then ``getattr``, ``hasattr`` or ``ops.X``: mmengine's registry finds
       ``type='mmcv.ops.nms'`` in just this way. To ask, use an import statement.
-    - What :func:`import_is_guarded` does not see: a ``try`` elsewhere than around the statement, or no source at hand.
+    - What :func:`.import_is_guarded` does not see: a ``try`` elsewhere than around the statement, or no source at hand.
 
     mmengine's ``mmcv_full_available()`` looks for ``mmcv._ext``, which has no stand-in, and is right.
 
@@ -64,7 +64,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _StandIn(ModuleType):
-    """A module of a :class:`StandInFinder`.
+    """A module of a :class:`.StandInFinder`.
 
     What is not real stays out of the module's ``__dict__``, so that each import of it comes to ``__getattr__``.
     """

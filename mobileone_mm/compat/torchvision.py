@@ -13,7 +13,7 @@ def importable_torchvision() -> Iterator[None]:
     """Let ``import torchvision`` succeed in this context where torchvision is not installed.
 
     mmpretrain imports torchvision at module level, for transforms that our configs do not use; what takes them raises
-    :class:`MissingOperatorError`. The stand-in is removed when the context ends, because other libraries ask whether
+    :class:`.MissingOperatorError`. The stand-in is removed when the context ends, because other libraries ask whether
     torchvision is installed, and do without it. ``MOBILEONE_MM_COMPAT=0`` switches it off.
     """
     if not is_on() or importlib.util.find_spec('torchvision') is not None:

@@ -21,7 +21,7 @@ def is_kind(thing: Any, name: str) -> bool:
 
 
 def is_coco(dataset: Any) -> bool:
-    """As :func:`is_coco_class`, of a built dataset."""
+    """As :func:`.is_coco_class`, of a built dataset."""
     return is_coco_class(type(dataset))
 
 

@@ -90,7 +90,7 @@ def check_encoding(names: Mapping, theirs: Mapping, file: str) -> None:
 
 
 def check_available(classes: Sequence[str], available: Sequence[str], data: str, file: str) -> None:
-    """Check that all classes are among the names in the data. Arguments are those of :func:`check_names`.
+    """Check that all classes are among the names in the data. Arguments are those of :func:`.check_names`.
 
     Raises:
         DataError: Naming the nearest ones for those that are not.

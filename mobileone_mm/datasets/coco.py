@@ -140,7 +140,7 @@ def warn_of_corners(content: dict, file: str) -> None:
     """Warn where many boxes reach beyond their image, as those do that are written by two corners.
 
     Args:
-        content: As read from JSON, and looked through by :func:`check_entries`.
+        content: As read from JSON, and looked through by :func:`.check_entries`.
         file: Its name, for the message.
     """
     images = {image['id']: image for image in content.get('images') or []}

@@ -60,6 +60,6 @@ def read_image(file: str | Path, shape: tuple[int, int], channels: int = 3) -> n
 
 
 def read_images(folder: str | Path, shape: tuple[int, int], channels: int = 3) -> Iterator[np.ndarray]:
-    """All images of a folder, one after the other, as :func:`read_image` reads them; shows its progress."""
+    """All images of a folder, one after the other, as :func:`.read_image` reads them; shows its progress."""
     for file in track(image_files(folder), 'Reading images'):
         yield read_image(file, shape, channels)

@@ -45,15 +45,16 @@ def export(config: str | Path, checkpoint: str | Path, out: str | Path, fmt: str
            backend: str | None = None, cfg_options: dict | None = None, trust: bool = False) -> dict:
     """Write a trained detector, segmentor or classifier for a runtime, and compare its outputs with PyTorch's.
 
-    The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (see
-    :class:`DeployableDetector`, :class:`DeployableSegmentor` and :class:`DeployableClassifier` for its outputs). What
-    it takes and gives, and the names of the classes, stand in the file's metadata.
+    The graph has preprocessing (resizing aside), the network in the deploy form, and decoding (its outputs are those of
+    :class:`.DeployableDetector`, :class:`.DeployableSegmentor` and :class:`.DeployableClassifier`). What it takes and
+    gives, and the names of the classes, stand in the file's metadata.
 
     Args:
         config: Config that it was trained with.
         checkpoint: Its checkpoint, in train or deploy form.
         out: File to write, complete or not at all. Some formats have further files beside it; Core ML's is a folder.
-        fmt: A name in :data:`.formats.FORMATS`, what it does not allow is refused; default: by the end of ``out``.
+        fmt: A name in ``mobileone_mm.deploy.formats.FORMATS``, what it does not allow is refused; default: by the end
+            of ``out``.
         shape: Height and width of the input; default: what the config tests at.
         batch: Images at once.
         dynamic: Whether height and width may vary, and the batch where the format can.
@@ -222,7 +223,7 @@ def example_image(shape: tuple[int, int], batch: int = 1, channels: int = 3) -> 
 
 @torch.inference_mode()
 def answers(model: Deployable, image: Tensor) -> dict[str, np.ndarray]:
-    """A model's outputs by their names, as an :class:`ExportedFile` gives them."""
+    """A model's outputs by their names, as an ExportedFile gives them."""
     outputs = model(image)
     outputs = outputs if isinstance(outputs, tuple) else (outputs, )
     return {name: output.numpy() for name, output in zip(model.output_names, outputs, strict=True)}
@@ -235,7 +236,7 @@ def largest_differences(expected: dict[str, np.ndarray], got: dict[str, np.ndarr
 
 def describe_agreement(expected: dict[str, np.ndarray], got: dict[str, np.ndarray], pixels: float = 0.5,
                        score: float = 1e-3) -> str:
-    """How far a file's outputs agree with the expected ones, in words; tolerances as in :func:`share_of_boxes`."""
+    """How far a file's outputs agree with the expected ones, in words; tolerances as in :func:`.share_of_boxes`."""
     if 'labels' in expected:
         share = share_of_boxes(expected, got, pixels, score)
         return f'{share:.2%} of the boxes are alike (class, within {pixels:g} px and {score:g} of the score)'

@@ -69,7 +69,7 @@ def describe_sizes(sizes: dict) -> str:
 
 
 def open_exported(path: str | Path) -> ExportedFile:
-    """An :class:`ExportedFile`, the same one again as long as the file stays as it is.
+    """An :class:`.ExportedFile`, the same one again as long as the file stays as it is.
 
     A config takes the metadata of a file before its model is built of it, and opening compiles the network.
     """

@@ -34,7 +34,7 @@ def explained_build_errors(cfg: Config) -> Iterator[None]:
     Translated is only what mmengine's own call of the class raises, what the constructors of its base classes raise
     that get the argument handed on, and what constructors of torch and of mm raise on a value; errors from inside of
     anybody else's code stay as they are. A class that takes any argument and drops it, as mmseg's IoUMetric, raises
-    nothing; :func:`warn_of_dropped` is for these.
+    nothing; :func:`.warn_of_dropped` is for these.
 
     Raises:
         ConfigError: Naming the entry, what is allowed, and the nearest names.

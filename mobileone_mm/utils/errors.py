@@ -1,6 +1,6 @@
 """All errors that tell a user what to do, and how tools end with them.
 
-Each derives from :class:`MobileOneError` and from the built-in error that it would be without us.
+Each derives from :class:`.MobileOneError` and from the built-in error that it would be without us.
 """
 import codecs
 import importlib
@@ -122,11 +122,11 @@ def _speaks_utf8() -> bool:
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """End a tool with the message of a :class:`MobileOneError`, or of Ctrl-C, instead of its traceback.
+    """End a tool with the message of a :class:`.MobileOneError`, or of Ctrl-C, instead of its traceback.
 
     In a locale that is not UTF-8, a UnicodeError ends it in one line as well. All other errors keep their traceback;
     with the environment variable ``MOBILEONE_MM_TRACEBACK=1``, ours do too. Of several processes one prints (see
-    :func:`.processes.reports_error`).
+    :func:`.reports_error`).
     """
     try:
         yield

@@ -112,7 +112,7 @@ def sha256(path: str | Path) -> str:
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local backend, writing by :func:`atomic_file`."""
+    """mmengine's local backend, writing by :func:`.atomic_file`."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a path, creating its folder."""

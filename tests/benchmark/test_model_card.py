@@ -17,7 +17,8 @@ from tests.support.runs import python
 
 DETECTOR, SEGMENTOR = 'ssdlite_mobileone_s0', 'deeplabv3_mobileone_s0_voc12aug'
 WRITTEN = ['configs/detection/metafile.yml', 'configs/segmentation/metafile.yml', 'configs/pretraining/metafile.yml',
-           'model-index.yml', 'README.md']
+           'model-index.yml', 'README.md', *(f'configs/{kind.folder}/README.md' for kind in KINDS)]
+TABLES = WRITTEN[5]
 
 
 @pytest.fixture
@@ -47,8 +48,9 @@ def entry(root, name=DETECTOR, folder='detection'):
 
 
 def row(root, name=DETECTOR):
-    """Column -> cell of a model in README's table."""
-    text = (root / 'README.md').read_text()
+    """Column -> cell of a model in the table beside its config."""
+    tables = [(root / 'configs' / kind.folder / 'README.md').read_text() for kind in KINDS]
+    text = next(text for text in tables if f'[{name}]' in text)
     line = re.search(rf'^\| \[{name}\]\(.*$', text, flags=re.M)
     head = re.findall(r'^\| config \|.*$', text[:line.start()], flags=re.M)[-1]
     return dict(zip(*(cells.strip('| ').split(' | ') for cells in (head, line[0])), strict=True))
@@ -109,11 +111,11 @@ def test_what_is_given_is_written_and_kept(project, tmp_path, monkeypatch):
     cells = row(project)
     assert cells == row(ROOT) | {'latency (ms)': f'{latency["value"]:.1f}', 'mAP, ours': '25.1', 'sha256': sha[:8]}
     assert row(project, 'ssdlite_mobileone_s1')['mAP, ours'] == '-'
-    assert latency['hardware'] in (project / 'README.md').read_text()
-    for name in (WRITTEN[1], 'model-index.yml'):
+    assert latency['hardware'] in (project / TABLES).read_text()
+    for name in (WRITTEN[1], 'model-index.yml', 'README.md'):
         assert (project / name).read_bytes() == before[name]
-    outside = r'(?s)<!-- model-card:(\w+) -->.*<!-- /model-card:\1 -->'
-    assert re.sub(outside, '', (project / 'README.md').read_text()) == re.sub(outside, '', before['README.md'].decode())
+    outside = r'(?s)<!-- model-card -->.*<!-- /model-card -->'
+    assert re.sub(outside, '', (project / TABLES).read_text()) == re.sub(outside, '', before[TABLES].decode())
 
     # A URL by hand, a run that finds nothing new, and the same weights once more.
     metafile = project / WRITTEN[0]
@@ -133,12 +135,15 @@ def test_a_new_config_is_counted_whatever_is_named(project):
     counts.pop('inference time (ms/im)', None)  # which was not measured again
     assert entry(project, 'ssdlite_new')['Metadata'] == counts
     assert row(project, 'ssdlite_new')['MACs (M)'] == row(ROOT)['MACs (M)']
-    assert f'[{DETECTOR}]' not in (project / 'README.md').read_text()  # its config is gone
+    assert f'[{DETECTOR}]' not in (project / TABLES).read_text()  # its config is gone
+    overview = (project / 'README.md').read_text()
+    assert f'/{DETECTOR}.py)' not in overview
+    assert '| `ssdlite_new`: [config](configs/detection/ssdlite_new.py) | mAP | - | - | - | - | - |' in overview
 
 
 @pytest.mark.slow
 def test_check_names_what_differs_and_writes_nothing(project):
-    readme = project / 'README.md'
+    readme = project / TABLES
     readme.write_text(readme.read_text().replace('6.16 → 2.94', '6.16 → 2.95'))
     before = written(project)
     result = python('tools/model_card.py', DETECTOR, '--check', cwd=project, check=False)
@@ -159,13 +164,14 @@ def test_the_best_of_a_log(tmp_path, kind):
     assert max(logged_values(work, kind.logged)) == 0.4
 
 
-@pytest.mark.parametrize('old, new', [('<!-- /model-card:detection -->', ''), ('<!-- model-card:segmentation -->', ''),
-                                      ('## License', '<!-- model-card:detection -->')])
-def test_markers_that_are_not_there_once(project, no_counting, old, new):
-    readme = project / 'README.md'
+@pytest.mark.parametrize('old, new', [('<!-- /model-card -->', ''), ('<!-- model-card -->', ''),
+                                      ('# ', '<!-- model-card -->')])
+@pytest.mark.parametrize('name', ['README.md', TABLES])
+def test_markers_that_are_not_there_once(project, no_counting, name, old, new):
+    readme = project / name
     readme.write_text(readme.read_text().replace(old, new))
     before = written(project)
-    with pytest.raises(ValueError, match=r'README.md needs the lines .*model-card:\w+ -->.* each of them once'):
+    with pytest.raises(ValueError, match=r'README.md. needs the lines .*model-card -->.* each of them once'):
         make_card(project, [DETECTOR])
     assert written(project) == before
 

@@ -1,4 +1,4 @@
-"""What a format of exported files is: one :class:`Format` each, in a module of its own."""
+"""What a format of exported files is: one :class:`.Format` each, in a module of its own."""
 import json
 import os
 import warnings
@@ -66,7 +66,7 @@ class Format:
         suffix: Of its files.
         write: Writes a job's file, complete or not at all.
         run: Opens a file, with a number of threads (None: the runtime's choice): a function from images to outputs,
-            and our metadata, by :func:`parse_meta`. None: there is no runtime for it here.
+            and our metadata, by :func:`.parse_meta`. None: there is no runtime for it here.
         writers: Modules that writing needs, and their names for pip where these are others.
         refuses: Options (``batch``, ``dynamic``, ``nms``, ``fp16``, ``int8``) that it does not have, each with what to
             do instead.
@@ -159,7 +159,7 @@ def write_sidecar(path: Path, meta: dict) -> None:
 
 
 def read_sidecar(path: Path) -> str | None:
-    """What :func:`write_sidecar` wrote; None if it is not there."""
+    """What :func:`.write_sidecar` wrote; None if it is not there."""
     path = path.with_suffix('.json')
     return path.read_text(encoding='utf-8') if path.is_file() else None
 

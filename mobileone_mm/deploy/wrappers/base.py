@@ -43,7 +43,7 @@ class Deployable(nn.Module):
 
     @property
     def divisor(self) -> int:
-        """What height and width have to be multiples of: mm would pad, and a graph does not."""
+        """What height and width have to be multiples of; mm would pad, and a graph does not."""
         preprocessor = self.model.data_preprocessor
         return max(getattr(preprocessor, 'pad_size_divisor', 1),
                    (getattr(preprocessor, 'test_cfg', None) or {}).get('size_divisor', 1))

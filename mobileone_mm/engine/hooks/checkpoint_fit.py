@@ -19,7 +19,7 @@ from ..unwrap import unwrapped
 class CheckpointFitHook(Hook):
     """Refuses a whole model's checkpoint (``load_from``, ``--resume``, test) that does not fit.
 
-    mmengine leaves out what does not fit, and only logs it. Models without a :class:`MobileOne` are
+    mmengine leaves out what does not fit, and only logs it. Models without a :class:`.MobileOne` are
     not checked. On ``--resume``, EMAHook's separate weights are checked as well.
 
     In a test or a validation, each block for which the checkpoint has fused weights goes to the

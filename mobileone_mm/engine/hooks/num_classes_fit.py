@@ -18,7 +18,7 @@ class NumClassesFitHook(DataCheckHook):
     """Refuses heads whose number of classes differs from the dataset's.
 
     They would end in a wrong index or in wrong metrics. Not checked are models without a
-    :class:`MobileOne`, auxiliary heads, and datasets that do not name their classes or are
+    :class:`.MobileOne`, auxiliary heads, and datasets that do not name their classes or are
     panoptic. To switch it off under our own tools: ``default_hooks.num_classes_fit=None``.
 
     Raises:
