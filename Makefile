@@ -123,6 +123,37 @@ lint: install-test  ## ruff
 card: install  ## the tables of models and the metafiles, with latencies of this machine
 	$(BIN)/python tools/model_card.py
 
+# What the pictures of the documentation show; what is there is not made again.
+FIGURES := work_dirs/figures
+CALIBRATION := $(FIGURES)/calibration
+RESULTS := $(FIGURES)/peers/benchmark.json $(FIGURES)/formats-detection/formats.json \
+	$(FIGURES)/formats-segmentation/formats.json $(FIGURES)/train_step/train_step.json
+
+figures: install-test $(RESULTS)  ## draw docs/images anew; the first time an hour, for what they show
+	$(BIN)/python docs/figures.py
+
+$(RESULTS): | install-test
+$(FIGURES)/formats-detection/formats.json: TRAINED := configs/detection/ssdlite_mobileone_s2_shapes.py work_dirs/demo
+$(FIGURES)/formats-detection/formats.json: | work_dirs/demo/images
+$(FIGURES)/formats-segmentation/formats.json: TRAINED := configs/segmentation/lraspp_mobileone_s1_shapes.py work_dirs/demo-seg
+$(FIGURES)/formats-segmentation/formats.json: | work_dirs/demo-seg/images
+
+work_dirs/demo/images work_dirs/demo-seg/images:
+	$(MAKE) $(patsubst work_dirs/%/images,%,$@)
+
+$(FIGURES)/formats-%/formats.json:
+	mkdir -p $(CALIBRATION)
+	cp data/shapes/JPEGImages/train_00[0-3]?.jpg $(CALIBRATION)
+	$(BIN)/python tools/compare_formats.py $(TRAINED)/best_*.pth --threads 1 --int8 $(CALIBRATION) \
+		--out-dir $(@D)
+
+$(FIGURES)/peers/benchmark.json:
+	$(BIN)/python tools/benchmark.py --arch s0 s2 s4 --peers --runtime torch onnxruntime openvino --rounds 15 \
+		--out-dir $(@D)
+
+$(FIGURES)/train_step/train_step.json:
+	$(BIN)/python benchmarks/train_step.py --arch s0 s2 s4 --batch 1 4 8 --rounds 5 --out-dir $(@D)
+
 docs: $(VENV)/.installed-docs  ## the documentation, in docs/_build/html; fails on a broken link or reference
 	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs docs/_build/html
 	@echo 'The front page: docs/_build/html/index.html'

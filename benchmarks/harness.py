@@ -4,20 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from mobileone_mm.benchmark.report import write_rows
-from mobileone_mm.benchmark.timing import TimedCall, check_least, measure, settled_ms
+from mobileone_mm.benchmark.timing import TimedCall, check_least, measure, settled_ms, statistics
 from mobileone_mm.utils.errors import errors_in_one_line
 from mobileone_mm.utils.files import make_folder
 from mobileone_mm.utils.machine import cpu_name
 
 WARMUP = 2
-_TIMES = {'median_ms': 'median ms', 'quartiles_ms': 'quartiles', 'ratio': 'ratio'}
+_TIMES = ('median ms', 'quartiles', 'ratio')
 
 
 def parse(doc: str, rounds: int, add_options: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace:
@@ -37,21 +36,15 @@ def timed(kind: Mapping[str, object], ways: Mapping[str, Callable[[], object]], 
     """A row for each way to do one thing, all timed in interleaved rounds.
 
     Returns:
-        ``kind`` and ``way``, median and quartiles in milliseconds, ``ratio``: the median of the rounds' ratios to the
-        first way, with its quartiles, and all times.
+        ``kind`` and ``way``, :func:`~mobileone_mm.benchmark.timing.statistics` of the times, with ratios to the first
+        way, and all times.
     """
     print(*kind.values(), '...', flush=True)
     calls = {name: TimedCall(partial(settled_ms, _waiting(function))) for name, function in ways.items()}
     measure(list(calls.values()), rounds, WARMUP)
-    first = np.array(next(iter(calls.values())).times_ms)
-    rows = []
-    for name, call in calls.items():
-        ratios = np.array(call.times_ms) / first
-        rows.append(dict(kind) | dict(way=name, median_ms=float(np.median(call.times_ms)),
-                                      quartiles_ms=np.percentile(call.times_ms, (25, 75)).tolist(),
-                                      ratio=float(np.median(ratios)),
-                                      ratio_quartiles=np.percentile(ratios, (25, 75)).tolist(), times_ms=call.times_ms))
-    return rows
+    first = next(iter(calls.values())).times_ms
+    return [dict(kind) | dict(way=name, **statistics(call.times_ms, first), times_ms=call.times_ms)
+            for name, call in calls.items()]
 
 
 def _waiting(function: Callable[[], object]) -> Callable[[], None]:
@@ -69,12 +62,12 @@ def finish(name: str, rows: Sequence[dict], args: argparse.Namespace, **settings
     """Print the table, and write ``name``.csv, .json and .png into ``args.out_dir``."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{torch.get_num_threads()} threads'
     title = f'{cpu_name()}; {device}; torch {torch.__version__}; {args.rounds} interleaved rounds'
-    kind = [key for key in rows[0] if key not in (*_TIMES, 'ratio_quartiles', 'times_ms')]
-    table = Table(*kind, *_TIMES.values(), title=title)
+    measured = {*statistics([1], [1]), 'times_ms'}
+    kind = [key for key in rows[0] if key not in measured]
+    table = Table(*kind, *_TIMES, title=title)
     for row in rows:
-        low, high = row['quartiles_ms']
-        table.add_row(*(_text(row[key]) for key in kind), f'{row["median_ms"]:.2f}', f'{low:.2f} to {high:.2f}',
-                      f'{row["ratio"]:.2f}')
+        table.add_row(*(_text(row[key]) for key in kind), f'{row["median_ms"]:.2f}',
+                      f'{row["q1_ms"]:.2f} to {row["q3_ms"]:.2f}', f'{row["ratio"]:.2f}')
     Console(width=140).print(table)
     report = dict(settings=vars(args) | settings | dict(machine=title, warmup=WARMUP), rows=list(rows))
     with errors_in_one_line():
@@ -97,7 +90,7 @@ def _plot(title: str, rows: Sequence[dict], kind: Sequence[str]) -> Figure:
     for head, group in groups:
         ticks[place + (len(group) - 1) / 2] = head
         for row in group:
-            low, high = row['ratio_quartiles']
+            low, high = row['ratio_q1'], row['ratio_q3']
             axes.barh(place, row['ratio'], color=f'C{ways.index(row["way"])}', zorder=2)
             axes.plot([low, high], [place, place], color='#222222', linewidth=1, zorder=3)
             axes.annotate(f'{row["ratio"]:.2f}', (max(high, row['ratio']), place), (4, 0), textcoords='offset points',

@@ -2,9 +2,9 @@
 
 RTMDet and LR-ASPP on MobileOne-S0, beside SSDLite and DeepLabV3 on it and the peers on MobileNetV2 and MobileNetV3, all
 from scratch, each trained for as many iterations as fit into the minutes on this machine, by the time of one; the
-minutes of the table also have start-up and the validation. DeepLabV3 has the smaller head of `make demo-seg`, and
-LR-ASPP on MobileNetV3 output stride 8, as in mmseg; ours have 16. Then all are timed in one interleaved run, one image
-at a time, in torch (deploy form), ONNX Runtime and MNN. Writes heads.csv, .json and .png.
+minutes of the table also have start-up and the validation. DeepLabV3 has the smaller head of its config for the
+shapes, and LR-ASPP on MobileNetV3 output stride 8, as in mmseg; ours have 16. Then all are timed in one interleaved
+run, one image at a time, in torch (deploy form), ONNX Runtime and MNN. Writes heads.csv, .json and .png.
 """
 import argparse
 import math

@@ -27,11 +27,12 @@ def ways(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
 
 
 def mmpretrains(arch: str, norm_eval: bool) -> dict[str, nn.Module]:
-    """mmpretrain's MobileOne by its name, or nothing where it is not installed."""
+    """mmpretrain's MobileOne by its name; nothing, and a line that says so, where mmpretrain does not import."""
     try:
         require('mobileone_mm.tasks.pretraining')  # which imports mmpretrain, also without torchvision
         return {'mmpretrain': require('mmpretrain.models.backbones').MobileOne(arch, norm_eval=norm_eval)}
-    except MissingPackageError:
+    except MissingPackageError as error:
+        print('Without mmpretrain:', error)
         return {}
 
 

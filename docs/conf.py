@@ -30,5 +30,6 @@ napoleon_use_ivar = True
 nitpicky = True
 # Other libraries, whose inventories a build without a network cannot ask.
 nitpick_ignore_regex = [
-    (r'py:.*', r'(types|os|importlib|torch|mmengine|mmcv|mmdet|mmseg|mmpretrain|numpy|np|nn|collections|pathlib|argparse|typing|abc)\..*'),
+    (r'py:.*', r'(abc|argparse|collections|importlib|os|pathlib|types|typing)\..*'),
+    (r'py:.*', r'(torch|nn|numpy|np|mmengine|mmcv|mmdet|mmseg|mmpretrain)\..*'),
 ]

@@ -2,7 +2,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 from scipy.stats import permutation_test, rankdata, spearmanr, zscore
@@ -14,7 +13,7 @@ from ..mobileone import MobileOne
 from ..utils.errors import ArgumentError
 from ..utils.machine import cpu_name
 from .contenders import Contender, build_all
-from .timing import check_least, measure, progress, settled_ms
+from .timing import check_least, measure, progress, settled_ms, statistics
 
 LAYOUTS = ('plain', 'channels_last')
 # The paper's section 3: Spearman's rho with latency, over published networks.
@@ -154,19 +153,17 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
 
 
 def summarize(entries: Sequence[Entry], baseline: str, layout: str) -> list[dict]:
-    """One row for each entry: what it is, median, quartiles, p95, minimum and all times, and its ratio to the baseline.
+    """One row for each entry: what it is, :func:`.statistics` of its times, and all of them.
 
-    The ratio is the median of the rounds' ratios to the deploy form of ``baseline`` on the same runtime, of torch in
+    Ratios are to the deploy form of ``baseline`` on the same runtime, of torch in
     ``layout``.
     """
-    base = {entry.runtime: np.array(entry.times_ms) for entry in entries
+    base = {entry.runtime: entry.times_ms for entry in entries
             if entry.model == baseline and entry.form == 'deploy' and entry.layout in (layout, 'own')}
     return [dict(model=entry.model, form=entry.form, runtime=entry.runtime, layout=entry.layout,
                  input='x'.join(map(str, entry.shape)),
-                 parameters=entry.parameters, macs=entry.macs, median_ms=float(np.median(entry.times_ms)),
-                 q1_ms=float(np.percentile(entry.times_ms, 25)), q3_ms=float(np.percentile(entry.times_ms, 75)),
-                 p95_ms=float(np.percentile(entry.times_ms, 95)), min_ms=min(entry.times_ms),
-                 ratio=float(np.median(entry.times_ms / base[entry.runtime])), times_ms=entry.times_ms)
+                 parameters=entry.parameters, macs=entry.macs, **statistics(entry.times_ms, base[entry.runtime]),
+                 times_ms=entry.times_ms)
             for entry in entries]
 
 

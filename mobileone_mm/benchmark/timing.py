@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
@@ -47,6 +48,24 @@ def measure(entries: Sequence[Timed], rounds: int, warmup: int) -> None:
             elapsed = entry.time_ms()
             if i >= warmup:
                 entry.times_ms.append(elapsed)
+
+
+def statistics(times_ms: Sequence[float], base_ms: Sequence[float]) -> dict[str, float]:
+    """What is told of a call's times.
+
+    Args:
+        times_ms: Of its rounds.
+        base_ms: Of the same rounds, those of the call that it is compared with.
+
+    Returns:
+        ``median_ms``, ``q1_ms``, ``q3_ms`` (quartiles), ``p95_ms``, ``min_ms``; ``ratio``: the median of the rounds'
+        ratios, with ``ratio_q1`` and ``ratio_q3``.
+    """
+    ratios = np.divide(times_ms, base_ms)
+    q1, median, q3, p95 = np.percentile(times_ms, (25, 50, 75, 95)).tolist()
+    ratio_q1, ratio, ratio_q3 = np.percentile(ratios, (25, 50, 75)).tolist()
+    return dict(median_ms=median, q1_ms=q1, q3_ms=q3, p95_ms=p95, min_ms=min(times_ms), ratio=ratio, ratio_q1=ratio_q1,
+                ratio_q3=ratio_q3)
 
 
 def settled_ms(run: Callable[[], object]) -> float:

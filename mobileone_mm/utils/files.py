@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.utils import get_installed_path
 
 from .errors import DiskError
 
@@ -98,10 +97,10 @@ def installed_file(package: str, path: str) -> str | None:
         package: Name for import, such as ``mmdet``.
         path: Below that folder, such as ``tools/test.py``.
     """
-    if importlib.util.find_spec(package) is None:
-        return None
-    file = os.path.join(get_installed_path(package), '.mim', path)
-    return file if os.path.isfile(file) else None
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations or ()) if spec else ()  # a plain folder that lies here has them too
+    files = (os.path.join(folder, '.mim', path) for folder in folders)
+    return next(filter(os.path.isfile, files), None)
 
 
 def sha256(path: str | Path) -> str:

@@ -151,7 +151,7 @@ def test_mmdets_benchmark(fuses, checkpoints, shapes_root, monkeypatch):
 def test_a_script_is_found():
     assert find_script(str(ROOT / 'tools/train.py')) == str(ROOT / 'tools/train.py')
     assert find_script('mmdet/test.py').endswith('mmdet/.mim/tools/test.py')
-    for wrong in ('nothing', 'mmdet/nothing.py', 'no-package/test.py', 'mmdet'):
+    for wrong in ('nothing', 'mmdet/nothing.py', 'no-package/test.py', 'mmdet', 'tools/nothing.py'):
         with pytest.raises(FileNotFoundError, match='Give a path, or PACKAGE/PATH_BELOW_TOOLS'):
             find_script(wrong)
 

@@ -32,7 +32,7 @@ def write_results(root):
         write(root / f'formats-{name}' / 'formats.json', MEASURED | dict(
             settings=settings, rows=[row | dict(input='1x3x8x8') for row in rows]))
     write(root / 'train_step' / 'train_step.json', dict(settings=dict(machine='a CPU'), rows=[
-        dict(arch='s0', norms=norms, batch=1, way=way, ratio=2., ratio_quartiles=[1., 3.])
+        dict(arch='s0', norms=norms, batch=1, way=way, ratio=2., ratio_q1=1., ratio_q3=3.)
         for norms in ('live', 'frozen') for way in ('default', 'all branches', 'mmpretrain')]))
 
 

@@ -27,7 +27,7 @@ def test_script(name, tmp_path):
         assert len(list(csv.DictReader(file))) == len(report['rows'])
     assert {row['way'] for row in report['rows']} >= ways and report['settings']['rounds'] == 3
     for row in report['rows']:
-        low, high = row['quartiles_ms']
+        low, high = row['q1_ms'], row['q3_ms']
         assert len(row['times_ms']) == 3 and 0 < low <= row['median_ms'] <= high
         assert f'{row["median_ms"]:.2f}' in screen and f'{low:.2f} to {high:.2f}' in screen
     first = [row for row in report['rows'] if row['way'] == report['rows'][0]['way']]

@@ -29,11 +29,11 @@ from tests.support.paths import ROOT, real_data
 from tests.support.runs import logged, python
 
 
-def test_the_readme_has_the_table():
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+def test_the_documentation_has_the_table():
+    page = (ROOT / 'docs/deployment.md').read_text(encoding='utf-8')
     for name, each in FORMATS.items():
         options = ['no' if option in each.refuses else 'yes' for option in ('dynamic', 'nms', 'fp16', 'int8')]
-        assert f'| {each.title} | `{name}` | `{each.suffix}` | {" | ".join(options)} | {each.note} |' in readme
+        assert f'| {each.title} | `{name}` | `{each.suffix}` | {" | ".join(options)} | {each.note} |' in page
 
 
 @formats(*PHONES)
@@ -295,13 +295,13 @@ def test_damaged_and_foreign_files(name, tiny_detector, tmp_path):
         ExportedFile(tmp_path / f'other{fmt.suffix}x')
 
 
-def test_the_readmes_selection_of_boxes_is_mmdets():
-    """Three lines of an app, against mmdet's own NMS per class."""
+def test_the_documented_selection_of_boxes_is_mmdets():
+    """The lines for an app, against mmdet's own NMS per class."""
     from mobileone_mm.compat.mmcv_ops import batched_nms
 
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    code = next(block.split('```')[0] for block in readme.split('```python\n') if block.startswith('def select('))
-    names = dict(np=np)
+    page = (ROOT / 'docs/deployment.md').read_text(encoding='utf-8')
+    code = next(block.split('```')[0] for block in page.split('```python\n') if 'def select(' in block)
+    names = {}
     exec(code, names)
     rng = np.random.default_rng(0)
     corners = rng.random((60, 2)) * 50
