@@ -4,9 +4,8 @@ The metafiles are the store, of which the tables are made. What a run does not m
 weights and latencies of earlier runs, and what was written by hand, such as Collections and Paper Results.
 """
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from itertools import zip_longest
@@ -24,47 +23,13 @@ from ..utils.files import atomic_file, sha256
 from ..utils.types import type_name
 from .contenders import Contender, build_all, plan
 from .measure import benchmark, count
+from .model_tables import FORMS, KINDS, LATENCY, Kind, filled, overview, read, table
 from .report import headline
 
 _HEADER = ('# By tools/model_card.py, which keeps what it does not know: Collections, Paper Results, a URL as Weights.'
            '\n# FLOPs are MACs, as everywhere in mm, of one image; numbers without a form are of the deploy form.\n')
-_MARKERS = ('<!-- model-card -->', '<!-- /model-card -->')
-_FORMS = (' (train form)', '')  # behind Parameters and FLOPs
-_LATENCY = 'inference time (ms/im)'
 _DATASETS = {'CocoDataset': 'COCO', 'PascalVOCDataset': 'Pascal VOC 2012', 'ADE20KDataset': 'ADE20K',
              'ImageNet': 'ImageNet-1k'}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A folder of configs, which has a metafile and a table.
-
-    Attributes:
-        folder: Its name below configs.
-        task: As metafiles call it.
-        logged: The metric as mm logs it.
-        percent: What makes a percentage of that.
-        metric: As metafiles call it.
-        title: As the table calls it.
-        unit: Of MACs in the table.
-        scale: The unit in MACs.
-        digits: Behind the point, of MACs in that unit.
-    """
-
-    folder: str
-    task: str
-    logged: str
-    percent: int
-    metric: str
-    title: str
-    unit: str
-    scale: float
-    digits: int
-
-
-KINDS = (Kind('detection', 'Object Detection', 'coco/bbox_mAP', 100, 'box AP', 'mAP', 'M', 1e6, 0),
-         Kind('segmentation', 'Semantic Segmentation', 'mIoU', 1, 'mIoU', 'mIoU', 'G', 1e9, 1),
-         Kind('pretraining', 'Image Classification', 'accuracy/top1', 1, 'Top 1 Accuracy', 'top-1', 'M', 1e6, 0))
 
 
 def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mapping[str, str] | None = None,
@@ -101,7 +66,7 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
     # What may be refused comes before what takes minutes.
     pages = {kind: root / 'configs' / kind.folder / 'README.md' for kind in KINDS}
     for path in (root / 'README.md', *pages.values()):
-        _filled(path, '')
+        filled(path, '')
     news = {name: {} for name in leaves if name in chosen}
     for name, file in checkpoints.items():
         load_trained(read_config(leaves[name][1]), file)
@@ -126,9 +91,9 @@ def make_card(root: str | Path, configs: Sequence[str] = (), checkpoints: Mappin
         texts[root / 'configs' / kind.folder / 'metafile.yml'] = _HEADER + _dump(metafile)
     index = {'Import': [path.relative_to(root).as_posix() for path in texts]}
     models = {kind: metafile['Models'] for kind, metafile in metafiles.items()}
-    texts |= {pages[kind]: _filled(pages[kind], _table(kind, models[kind])) for kind in KINDS}
+    texts |= {pages[kind]: filled(pages[kind], table(kind, models[kind])) for kind in KINDS}
     return texts | {root / 'model-index.yml': _dump(index),
-                    root / 'README.md': _filled(root / 'README.md', _overview(models))}
+                    root / 'README.md': filled(root / 'README.md', overview(models))}
 
 
 def first_differences(texts: Mapping[Path, str]) -> list[str]:
@@ -183,18 +148,12 @@ def _known(config: str, leaves: Mapping[str, tuple[Kind, Path]]) -> str:
 
 def _read_metafile(path: Path) -> dict:
     try:
-        content, reason = yaml.safe_load(_read(path)), 'it has none'
+        content, reason = yaml.safe_load(read(path)), 'it has none'
     except yaml.YAMLError as error:
         content, reason = None, ' '.join(str(error).split())
     if not isinstance(content, dict) or not isinstance(content.get('Collections'), list):
         raise ModelCardError(f'{str(path)!r} is no metafile with Collections: {reason}. Restore it by git.')
     return {'Collections': content['Collections'], 'Models': content.get('Models') or []}
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise ModelCardError(f'There is no {str(path)!r}. Restore it by git.')
-    return path.read_bytes().decode()
 
 
 def _collection(name: str, collections: Sequence[dict]) -> str:
@@ -212,7 +171,7 @@ def _counts(contender: Contender) -> dict[str, int]:
     model = contender.forms['eval'].train()
     x = torch.zeros(2, *contender.shape)  # one image alone gives a norm behind global pooling no statistics
     counts = {}
-    for suffix, form in zip(_FORMS, (model, reparameterize_model(model).eval()), strict=True):
+    for suffix, form in zip(FORMS, (model, reparameterize_model(model).eval()), strict=True):
         parameters, macs = count(form, x)
         counts |= {f'Parameters{suffix}': parameters, f'FLOPs{suffix}': macs // len(x)}
     return counts
@@ -228,7 +187,7 @@ def _latencies(configs: Sequence[str], rounds: int) -> dict[str, dict]:
     report = benchmark([partial(deploy_only, build) for build in plan(configs, [], peers=False)], rounds=rounds,
                        layouts=('default', ))
     when = f'{datetime.now():%Y-%m-%d %H:%M}'  # tells runs apart that are otherwise alike
-    return {row['model']: {_LATENCY: [{
+    return {row['model']: {LATENCY: [{
         'value': round(row['median_ms'], 2), 'hardware': f'{headline(report | dict(rows=[row]))}; {when}',
         'backend': 'PyTorch', 'batch size': 1, 'mode': 'FP32', 'resolution': row['input'].partition('x3x')[2]}]}
         for row in report['rows']}
@@ -245,63 +204,3 @@ def _updated(old: dict, metadata: dict, new: dict) -> dict:
     if old.get('SHA256') is not None and old['SHA256'] == new.get('SHA256'):
         new = new | {'Weights': old['Weights']}  # by now perhaps a URL
     return old | {'Metadata': old.get('Metadata', {}) | metadata} | new
-
-
-def _filled(readme: Path, text: str) -> str:
-    """The content of a README with ``text`` between its markers."""
-    parts = re.split('({}|{})'.format(*map(re.escape, _MARKERS)), _read(readme))
-    if parts[1::2] != list(_MARKERS):
-        raise ModelCardError(f'{str(readme)!r} needs the lines {_MARKERS[0]!r} and {_MARKERS[1]!r} around the table, '
-                             'each of them once.')
-    return ''.join([*parts[:2], f'\n\n{text}\n', *parts[3:]])
-
-
-def _table(kind: Kind, models: Sequence[dict]) -> str:
-    """The models in Markdown, and below it where latencies were measured; a column that would be empty is left out."""
-    rows, machines = [], {}
-    for model in models:
-        metadata = model['Metadata']
-        parameters, macs = ([metadata[f'{key}{form}'] for form in _FORMS] for key in ('Parameters', 'FLOPs'))
-        latency = metadata.get(_LATENCY, [None])[0]
-        if latency:
-            machines.setdefault(latency['hardware'], []).append(model['Name'])
-        rows.append({
-            'config': f'[{model["Name"]}](./{Path(model["Config"]).name})',
-            'parameters (M)': ' → '.join(f'{number / 1e6:.2f}' for number in parameters),
-            f'MACs ({kind.unit})': ' → '.join(f'{number / kind.scale:.{kind.digits}f}' for number in macs),
-            'latency (ms)': f'{latency["value"]:.1f}' if latency else '',
-            f'{kind.title}, ours': _percent(kind, model.get('Results')),
-            f'{kind.title} in the paper': _percent(kind, model.get('Paper Results')) or 'not in the table',
-            'sha256': model.get('SHA256', '')[:8],
-        })
-    columns = [column for column in rows[0] if any(row[column] for row in rows)]
-    lines = _lines(columns, [[row[column] or '-' for column in columns] for row in rows])
-    for machine, names in machines.items():
-        of = f' of {", ".join(names)}' if len(machines) > 1 else ''  # of several runs, which are not to be compared
-        lines += ['', f'Latency{of}: deploy form, median; {machine}.']
-    return '\n'.join([*lines, ''])
-
-
-def _percent(kind: Kind, results: Sequence[dict] | None) -> str:
-    return f'{results[0]["Metrics"][kind.metric]:.1f}' if results else ''
-
-
-def _overview(models: Mapping[Kind, Sequence[dict]]) -> str:
-    """All configs: a row for each head and dataset, a column for each arch; the paper's accuracy if it has one."""
-    rows, archs = {}, set()
-    for kind, entries in models.items():
-        for model in entries:
-            before, arch, behind = re.fullmatch(r'(.+?)(?:(?<=mobileone_)(s\d)(.*))?', model['Name']).groups('')
-            link = f'[{_percent(kind, model.get("Paper Results")) or "config"}]({model["Config"]})'
-            if arch:
-                archs.add(arch)
-                rows.setdefault((f'`{before}*{behind}`', kind.title), {})[arch] = link
-            else:
-                rows[f'`{before}`: {link}', kind.title] = {}
-    return '\n'.join([*_lines(['config', 'accuracy', *map(str.upper, sorted(archs))], [
-        [*head, *(row.get(arch, '-') for arch in sorted(archs))] for head, row in rows.items()]), ''])
-
-
-def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown."""
-    return [f'| {" | ".join(line)} |' for line in (columns, ['---'] * len(columns), *rows)]

@@ -11,7 +11,8 @@ from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.visualization import LocalVisBackend
 
-from mobileone_mm.benchmark.model_card import KINDS, _table, first_differences, logged_values, make_card, write_card
+from mobileone_mm.benchmark.model_card import first_differences, logged_values, make_card, write_card
+from mobileone_mm.benchmark.model_tables import KINDS, table
 from tests.support.paths import ROOT
 from tests.support.runs import python
 
@@ -204,9 +205,9 @@ def test_latencies_of_several_runs_are_told_apart():
         counts = dict.fromkeys(('Parameters', 'FLOPs', 'Parameters (train form)', 'FLOPs (train form)'), 1)
         latency = {'inference time (ms/im)': [dict(value=1., hardware=machine)]}
         return dict(Name=name, Config=name, Metadata=counts | latency)
-    one = _table(KINDS[0], [model('a', 'this one'), model('b', 'this one')])
+    one = table(KINDS[0], [model('a', 'this one'), model('b', 'this one')])
     assert one.endswith('|\n\nLatency: deploy form, median; this one.\n')
-    two = _table(KINDS[0], [model('a', 'this one'), model('b', 'another'), model('c', 'this one')])
+    two = table(KINDS[0], [model('a', 'this one'), model('b', 'another'), model('c', 'this one')])
     assert 'Latency of a, c: deploy form, median; this one.\n\nLatency of b: deploy form, median; another.\n' in two
 
 
