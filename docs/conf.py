@@ -10,12 +10,11 @@ extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphin
 exclude_patterns = ['_build']
 myst_heading_anchors = 3
 myst_enable_extensions = ['attrs_block', 'colon_fence']
-# Pictures and files of the repository are linked as they are.
 html_theme = 'furo'
 html_static_path = ['_static']
 html_css_files = ['mobileone.css']
 html_theme_options = dict(navigation_with_keys=True)
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = html_show_copyright = False
 copybutton_prompt_text = r'>>> |\.\.\. '
 copybutton_prompt_is_regexp = True
 pygments_style, pygments_dark_style = 'friendly', 'github-dark'

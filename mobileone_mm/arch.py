@@ -6,9 +6,9 @@ from typing import Any
 from .utils.checks import check_int
 from .utils.errors import ArgumentError
 
-# Apple's ml-mobileone, PARAMS; in the paper Table 7. Depthwise-pointwise pairs, width multipliers
-# of 64, 128, 256, 512, conv branches per block, and how many of a stage's last pairs have
-# Squeeze-and-Excitation.
+#: Architectures by name: Apple's ml-mobileone, PARAMS; in the paper Table 7. Depthwise-pointwise pairs, width
+#: multipliers of 64, 128, 256, 512, conv branches per block, and how many of a stage's last pairs have
+#: Squeeze-and-Excitation.
 ARCHS = {
     's0': dict(num_blocks=(2, 8, 10, 1), width_multipliers=(0.75, 1.0, 1.0, 2.0), num_conv_branches=4,
                num_se_blocks=(0, 0, 0, 0)),

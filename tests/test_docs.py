@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mobileone_mm import MobileOne
+from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.checkpoint.pretrained import cached_path
 from tests.support.documents import (
     Document,
@@ -89,6 +89,19 @@ def test_blocks_run(document, torch_home, tmp_path):
 
 def test_the_readme_is_short():
     assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 150
+
+
+@pytest.mark.parametrize('file', ['README.md', 'docs/own_config.md'])
+def test_the_channel_tables_are_right(file):
+    rows = re.findall(r'^\| (`?s\d.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$', (ROOT / file).read_text(encoding='utf-8'),
+                      flags=re.M)
+    found = {arch: tuple(map(int, channels)) for names, *channels in rows for arch in re.findall(r's\d\w*', names)}
+    assert found == {arch: tuple(MobileOne(arch, out_indices=(0, 1, 2, 3), deploy=True).out_channels) for arch in ARCHS}
+
+
+@each_document(DOCUMENTS)
+def test_nothing_is_left_to_do(document):
+    assert not [number for number, line in document.prose if 'TODO' in line]
 
 
 def link_faults(document: Document, root: Path) -> Iterator[str]:

@@ -13,16 +13,16 @@ from mobileone_mm.benchmark.model_card import logged_values
 from .style import BLUE, FAINT, INK, SKY, VERMILLION, found, new_figure, tidy, to_png
 
 _DEMOS = {'demo': ('Detection', 'coco/bbox_mAP', 'box mAP', 100), 'demo-seg': ('Segmentation', 'mIoU', 'mIoU', 1)}
-_SHOWN = ('val_0009', 'val_0026', 'val_0033')  # with many shapes; both demos validate on the same images
-_HALF, _GAP, _BETWEEN = 240, 4, 24  # pixels: of an image, between truth and prediction, between pairs
+_SHOWN = ('val_0009', 'val_0026')  # with many shapes; both demos validate on the same images
+_HALF, _GAP, _BETWEEN = 352, 4, 24  # pixels: of an image, between truth and prediction, between pairs
 _REACH = 2  # logged losses before and after one, over which the line is the mean
 
 
 def predictions(demos: Path) -> bytes:
-    """The same three validation images by the detector and by the segmentor, truth beside prediction, as a JPEG."""
+    """The same validation images by the detector and by the segmentor, truth beside prediction, as a JPEG."""
     pair = 2 * _HALF + _GAP
     row = 94 + _HALF
-    montage = Image.new('RGB', (3 * pair + 4 * _BETWEEN, 2 * row + _BETWEEN), 'white')
+    montage = Image.new('RGB', (len(_SHOWN) * (pair + _BETWEEN) + _BETWEEN, 2 * row + _BETWEEN), 'white')
     pen = ImageDraw.Draw(montage)
     for i, (name, (task, *_)) in enumerate(_DEMOS.items()):
         pen.text((_BETWEEN, i * row + 12), f'{task}: {_config(demos, name)}', INK, _font(34, bold=True))

@@ -2,6 +2,7 @@
 import locale
 import os
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def environment() -> dict[str, str]:
     """
     mm = collect_env()
     gpus = [name for name in mm if name.startswith('GPU ')]
-    installed = {name: found for name, names in _MM.items() if (found := _first_version(names))}
+    # Of both lines, because a mixture of them is a fault by itself.
+    installed = {name: _versions(names, 'not installed') for name, names in _MM.items()}
     return {
         'mobileone_mm': f'{__version__}, in {Path(__file__).resolve().parents[1]}',
         'Python': mm['Python'],
@@ -43,8 +45,8 @@ def environment() -> dict[str, str]:
                  f'cuDNN {torch.backends.cudnn.version() or "not there"}',
         **installed,
         "mmcv's operators": _operators(),
-        'also installed': _versions(_BESIDE),
-        'exporters and runtimes': _versions(_DEPLOY),
+        'also installed': _versions(_BESIDE, 'none of what matters'),
+        'exporters and runtimes': _versions(_DEPLOY, 'none'),
         'environment variables': ', '.join(f'{name}={value}' for name, value in sorted(os.environ.items())
                                            if name.startswith(_PREFIXES)) or 'none that matter',
     }
@@ -56,17 +58,10 @@ def _operators() -> str:
     return "the stand-in of mobileone_mm" if is_on() else f'none ({VARIABLE}=0)'
 
 
-def _first_version(names: tuple[str, ...]) -> str | None:
-    """Name and version of the first of these packages that is installed."""
-    return next((f'{name} {found}' for name in names if (found := _version(name))), None)
-
-
-def _versions(names: tuple[str, ...]) -> str:
-    return ', '.join(f'{name} {found}' for name in names if (found := _version(name))) or 'none'
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def _versions(names: tuple[str, ...], otherwise: str) -> str:
+    """Names and versions of those packages that are installed."""
+    found = []
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found.append(f'{name} {version(name)}')
+    return ', '.join(found) or otherwise

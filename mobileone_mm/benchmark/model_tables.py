@@ -78,7 +78,7 @@ def table(kind: Kind, models: Sequence[dict]) -> str:
             f'MACs ({kind.unit})': ' → '.join(f'{number / kind.scale:.{kind.digits}f}' for number in macs),
             'latency (ms)': f'{latency["value"]:.1f}' if latency else '',
             f'{kind.title}, ours': _percent(kind, model.get('Results')),
-            f'{kind.title} in the paper': _percent(kind, model.get('Paper Results')) or 'not in the table',
+            f'{kind.title} in the paper': _percent(kind, model.get('Paper Results')) or 'not in the paper',
             'sha256': model.get('SHA256', '')[:8],
         })
     columns = [column for column in rows[0] if any(row[column] for row in rows)]

@@ -15,7 +15,7 @@ class ExportedFile:
     """An exported file as a function of images.
 
     Args:
-        path: A file of a format in :data:`.formats.FORMATS`, as :func:`.export.export` writes it.
+        path: A file of a format in ``mobileone_mm.deploy.formats.FORMATS``, as :func:`.export.export` writes it.
         threads: Number of threads; default: the runtime's choice.
 
     Attributes:
