@@ -93,8 +93,8 @@ def test_the_readme_is_short():
 
 @pytest.mark.parametrize('file', ['README.md', 'docs/own_config.md'])
 def test_the_channel_tables_are_right(file):
-    rows = re.findall(r'^\| (`?s\d.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$', (ROOT / file).read_text(encoding='utf-8'),
-                      flags=re.M)
+    text = (ROOT / file).read_text(encoding='utf-8')
+    rows = re.findall(r'^\| (`?s\d.*?) \| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$', text, flags=re.M)
     found = {arch: tuple(map(int, channels)) for names, *channels in rows for arch in re.findall(r's\d\w*', names)}
     assert found == {arch: tuple(MobileOne(arch, out_indices=(0, 1, 2, 3), deploy=True).out_channels) for arch in ARCHS}
 
