@@ -6,7 +6,7 @@ from typing import Any
 from .utils.checks import check_int
 from .utils.errors import ArgumentError
 
-#: Architectures by name: Apple's ml-mobileone, PARAMS; in the paper Table 7. Depthwise-pointwise pairs, width
+#: Architectures by name, as in Apple's ml-mobileone (PARAMS) and the paper's Table 7. Depthwise-pointwise pairs, width
 #: multipliers of 64, 128, 256, 512, conv branches per block, and how many of a stage's last pairs have
 #: Squeeze-and-Excitation.
 ARCHS = {
