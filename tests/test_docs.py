@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.checkpoint.pretrained import cached_path
+from mobileone_mm.engine.config import read_config
 from tests.support.documents import (
     Document,
     blocks_to_run,
@@ -83,6 +85,21 @@ def test_blocks_run(document, torch_home, tmp_path):
             shutil.copy(ROOT / name, tmp_path)
     output = failure(document, tmp_path, TORCH_HOME=torch_home)
     assert not output, f'\n{output}'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('file', ['README.md', 'docs/own_config.md'])
+def test_the_backbone_in_a_config_of_mmdet(file, torch_home, tmp_path, monkeypatch):
+    """The first config of the page, below the base that it speaks of."""
+    monkeypatch.setenv('TORCH_HOME', str(torch_home))
+    text = next(block.text for block in read_document(ROOT / file).blocks if block.marker == 'config')
+    (tmp_path / 'own.py').write_text(f"_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n{text}")
+    cfg = read_config(tmp_path / 'own.py')
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model)
+    model.backbone.init_weights()
+    maps = model.neck(model.backbone(torch.rand(2, 3, 64, 64)))
+    assert isinstance(model.backbone, MobileOne) and [x.shape[1] for x in maps] == 5 * [256]
 
 
 # --- the README, links and images

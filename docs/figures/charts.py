@@ -8,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mobileone_mm.arch import ARCHS
 from mobileone_mm.benchmark.report import headline, label_log_axis, label_points, style_panel
+from mobileone_mm.utils.errors import ArgumentError
 
 from .style import BLUE, GREY, INK, ORANGE, SKY, VERMILLION, new_figure, read_report, tidy, to_png
 
@@ -43,6 +44,8 @@ def latency(results: Path) -> bytes:
     report = read_report(folder / 'benchmark.json', _PEERS.format(folder))
     rows = {(row['model'], row['form'], row['runtime'], row['layout']): row for row in report['rows']}
     archs = [arch for arch in ARCHS if any(key[0] == arch for key in rows)]
+    if not archs:
+        raise ArgumentError(f'{str(folder)!r} has no MobileOne. Make it anew: {_PEERS.format(folder)}')
     bars = {arch: [(label, color, rows[key]) for label, color, (model, *rest) in _LATENCIES
                    if (key := (model.format(arch), *rest)) in rows] for arch in archs}
     counts = [len(bars[arch]) for arch in archs]
