@@ -126,6 +126,8 @@ card: install  ## the tables of models and the metafiles, with latencies of this
 # What the pictures of the documentation show; what is there is not made again.
 FIGURES := work_dirs/figures
 CALIBRATION := $(FIGURES)/calibration
+TRAINED_detection := configs/detection/ssdlite_mobileone_s2_shapes.py work_dirs/demo
+TRAINED_segmentation := configs/segmentation/lraspp_mobileone_s1_shapes.py work_dirs/demo-seg
 RESULTS := $(FIGURES)/peers/benchmark.json $(FIGURES)/formats-detection/formats.json \
 	$(FIGURES)/formats-segmentation/formats.json $(FIGURES)/train_step/train_step.json
 
@@ -133,9 +135,7 @@ figures: install-test $(RESULTS)  ## draw docs/images anew; the first time an ho
 	$(BIN)/python docs/figures.py
 
 $(RESULTS): | install-test
-$(FIGURES)/formats-detection/formats.json: TRAINED := configs/detection/ssdlite_mobileone_s2_shapes.py work_dirs/demo
 $(FIGURES)/formats-detection/formats.json: | work_dirs/demo/images
-$(FIGURES)/formats-segmentation/formats.json: TRAINED := configs/segmentation/lraspp_mobileone_s1_shapes.py work_dirs/demo-seg
 $(FIGURES)/formats-segmentation/formats.json: | work_dirs/demo-seg/images
 
 work_dirs/demo/images work_dirs/demo-seg/images:
@@ -144,7 +144,7 @@ work_dirs/demo/images work_dirs/demo-seg/images:
 $(FIGURES)/formats-%/formats.json:
 	mkdir -p $(CALIBRATION)
 	cp data/shapes/JPEGImages/train_00[0-3]?.jpg $(CALIBRATION)
-	$(BIN)/python tools/compare_formats.py $(TRAINED)/best_*.pth --threads 1 --int8 $(CALIBRATION) \
+	$(BIN)/python tools/compare_formats.py $(TRAINED_$*)/best_*.pth --threads 1 --int8 $(CALIBRATION) \
 		--out-dir $(@D)
 
 $(FIGURES)/peers/benchmark.json:

@@ -155,8 +155,7 @@ def count(module: nn.Module, x: Tensor) -> tuple[int, int]:
 def summarize(entries: Sequence[Entry], baseline: str, layout: str) -> list[dict]:
     """One row for each entry: what it is, :func:`.statistics` of its times, and all of them.
 
-    Ratios are to the deploy form of ``baseline`` on the same runtime, of torch in
-    ``layout``.
+    Ratios are to the deploy form of ``baseline`` on the same runtime, of torch in ``layout``.
     """
     base = {entry.runtime: entry.times_ms for entry in entries
             if entry.model == baseline and entry.form == 'deploy' and entry.layout in (layout, 'own')}
