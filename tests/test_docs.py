@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 
 from mobileone_mm import ARCHS, MobileOne
 from mobileone_mm.checkpoint.pretrained import cached_path
 from mobileone_mm.engine.config import read_config
+from mobileone_mm.utils.files import installed_file
 from tests.support.documents import (
     Document,
     blocks_to_run,
@@ -90,7 +92,7 @@ def test_blocks_run(document, torch_home, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('file', ['README.md', 'docs/own_config.md'])
 def test_the_backbone_in_a_config_of_mmdet(file, torch_home, tmp_path, monkeypatch):
-    """The first config of the page, below the base that it speaks of."""
+    """The page's first config, below the base that it speaks of."""
     monkeypatch.setenv('TORCH_HOME', str(torch_home))
     text = next(block.text for block in read_document(ROOT / file).blocks if block.marker == 'config')
     (tmp_path / 'own.py').write_text(f"_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n{text}")
@@ -100,6 +102,21 @@ def test_the_backbone_in_a_config_of_mmdet(file, torch_home, tmp_path, monkeypat
     model.backbone.init_weights()
     maps = model.neck(model.backbone(torch.rand(2, 3, 64, 64)))
     assert isinstance(model.backbone, MobileOne) and [x.shape[1] for x in maps] == 5 * [256]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('base', ['deeplabv3', 'fcn', 'pspnet'])
+def test_the_backbone_in_a_config_of_mmseg(base, torch_home, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(torch_home))
+    blocks = read_document(ROOT / 'docs' / 'own_config.md').blocks
+    text = next(block.text for block in blocks if block.marker == 'config' and 'auxiliary_head' in block.text)
+    path = installed_file('mmseg', f'configs/_base_/models/{base}_r50-d8.py')
+    (tmp_path / 'own.py').write_text(f'_base_ = {path!r}\n{text}')
+    cfg = read_config(tmp_path / 'own.py')
+    init_default_scope('mmseg')
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    model.backbone.init_weights()
+    assert isinstance(model.backbone, MobileOne) and model(torch.rand(1, 3, 64, 64)).shape == (1, 19, 4, 4)
 
 
 # --- the README, links and images

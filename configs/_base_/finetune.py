@@ -1,7 +1,7 @@
 # Fine-tuning on some hundred images of your own, from Apple's weights: a recipe of ours, without
 # augmentation of its own. The norms of the backbone keep their pretrained statistics (norm_eval): a few
 # images would give worse ones, and all branches then fold into one convolution, so that a step of S0's
-# backbone costs a fifth. Without pretrained weights it makes no sense. The norms of neck and head learn
+# backbone costs a quarter on a CPU. Without pretrained weights it makes no sense. The norms of neck and head learn
 # their statistics. The backbone learns at 0.3 of the LR, and there is no EMA, which would still hold the
 # initial weights after so few iterations. For use in any config:
 #

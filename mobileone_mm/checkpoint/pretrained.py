@@ -102,7 +102,8 @@ def download(url: str, remedies: str = REMEDIES) -> str:
     path = cached_path(url)
     error = None
     if _local_rank() == 0 and not os.path.isfile(path):
-        part = f'{path}.{uuid.uuid4().hex}.part'
+        stem, suffix = os.path.splitext(path)  # by which torch knows .safetensors
+        part = f'{stem}.{uuid.uuid4().hex}.part{suffix}'
         try:
             with cache_errors(url, path):
                 os.makedirs(os.path.dirname(path), exist_ok=True)

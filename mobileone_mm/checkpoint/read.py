@@ -124,8 +124,9 @@ def check_for_damage(filename: str | os.PathLike) -> None:
         RuntimeError: A checksum is wrong. :func:`.explained_errors` makes a :class:`.CheckpointError` of it.
     """
     if not zipfile.is_zipfile(filename):
-        print_log(f'{filename} is in the format before torch 1.6, which has no checksums: damage may go unseen. '
-                  'Saved again with torch.save, it would have them.', logger='current', level=logging.WARNING)
+        kind = 'safetensors' if os.fspath(filename).endswith('.safetensors') else 'the format before torch 1.6'
+        print_log(f'{filename} is in {kind}, which has no checksums: damage may go unseen. Saved again with '
+                  'torch.save, it would have them.', logger='current', level=logging.WARNING)
         return
     with zipfile.ZipFile(filename) as archive:
         if damaged := archive.testzip():

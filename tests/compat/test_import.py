@@ -521,6 +521,18 @@ def test_a_cache_that_cannot_be_written(load, server, tmp_path, monkeypatch):
     load(f'{url}/weights.pth')
 
 
+def test_safetensors_by_url(server, hub):
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    folder, url, _ = server
+    save_file(dict(a=torch.ones(1)), folder / 'model.safetensors')
+    try:
+        torch.load(folder / 'model.safetensors')
+    except pickle.UnpicklingError:
+        pytest.skip('this torch does not read safetensors')
+    path = pretrained.download(f'{url}/model.safetensors')
+    assert read_checkpoint(path) == dict(a=torch.ones(1))
+
+
 def test_what_cannot_be_read_is_not_kept(server, hub):
     folder, url, requests = server
     (folder / 'weights.pth').write_bytes(b'<html>log in first</html>')
