@@ -20,6 +20,8 @@ from tests.support import tiny
 from tests.support.formats import exported, formats, require
 from tests.support.runs import logged, python
 
+pytestmark = pytest.mark.slow  # exports, which together take minutes
+
 
 def results_of(config, model, work_dir, shapes_root):
     """By the tool: accuracies, and the scores of all images, (N, num_classes)."""

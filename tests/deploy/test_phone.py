@@ -28,6 +28,8 @@ from tests.support.formats import PHONES, exported, formats, require
 from tests.support.paths import ROOT, real_data
 from tests.support.runs import logged, python
 
+pytestmark = pytest.mark.slow  # exports, which together take minutes
+
 
 def test_the_documentation_has_the_table():
     page = (ROOT / 'docs/deployment.md').read_text(encoding='utf-8')

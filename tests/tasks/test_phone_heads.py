@@ -17,6 +17,8 @@ from tests.support.paths import ROOT, real_data
 from tests.support.runs import cfg_options, logged, only, python
 from tests.support.segmentation import images
 
+pytestmark = pytest.mark.slow  # exports, which together take minutes
+
 DETECTION, SEGMENTATION = ROOT / 'configs' / 'detection', ROOT / 'configs' / 'segmentation'
 METRICS = dict(tiny_rtmdet='coco/bbox_mAP', tiny_lraspp='mIoU')
 both = pytest.mark.parametrize('head', METRICS)
