@@ -10,7 +10,6 @@ import os.path as osp
 import runpy
 import sys
 
-from .apis.environment import environment
 from .engine.imports import explain_import
 from .utils.errors import MissingFileError, errors_in_one_line
 from .utils.files import installed_file
@@ -40,6 +39,7 @@ def main() -> None:
         print(__doc__)
         return
     if sys.argv[1:] == ['env']:
+        from .apis.environment import environment  # with all formats, which other scripts need not wait for
         for what, found in environment().items():
             print(f'{what}: {found}')
         return

@@ -89,34 +89,38 @@ def test_blocks_run(document, torch_home, tmp_path):
     assert not output, f'\n{output}'
 
 
+@pytest.fixture
+def build(torch_home, tmp_path, monkeypatch):
+    """Build the model of a page's first config that has a text, below the base that it speaks of."""
+
+    def build_below(base, library, file, having=''):
+        monkeypatch.setenv('TORCH_HOME', str(torch_home))
+        blocks = read_document(ROOT / file).blocks
+        text = next(block.text for block in blocks if block.marker == 'config' and having in block.text)
+        (tmp_path / 'own.py').write_text(f'_base_ = {installed_file(library, f"configs/{base}")!r}\n{text}')
+        cfg = read_config(tmp_path / 'own.py')
+        init_default_scope(library)
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        model.backbone.init_weights()
+        assert isinstance(model.backbone, MobileOne)
+        return model
+
+    return build_below
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('file', ['README.md', 'docs/own_config.md'])
-def test_the_backbone_in_a_config_of_mmdet(file, torch_home, tmp_path, monkeypatch):
-    """The page's first config, below the base that it speaks of."""
-    monkeypatch.setenv('TORCH_HOME', str(torch_home))
-    text = next(block.text for block in read_document(ROOT / file).blocks if block.marker == 'config')
-    (tmp_path / 'own.py').write_text(f"_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\n{text}")
-    cfg = read_config(tmp_path / 'own.py')
-    init_default_scope('mmdet')
-    model = MODELS.build(cfg.model)
-    model.backbone.init_weights()
+def test_the_backbone_in_a_config_of_mmdet(file, build):
+    model = build('retinanet/retinanet_r50_fpn_1x_coco.py', 'mmdet', file)
     maps = model.neck(model.backbone(torch.rand(2, 3, 64, 64)))
-    assert isinstance(model.backbone, MobileOne) and [x.shape[1] for x in maps] == 5 * [256]
+    assert [x.shape[1] for x in maps] == 5 * [256]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('base', ['deeplabv3', 'fcn', 'pspnet'])
-def test_the_backbone_in_a_config_of_mmseg(base, torch_home, tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(torch_home))
-    blocks = read_document(ROOT / 'docs' / 'own_config.md').blocks
-    text = next(block.text for block in blocks if block.marker == 'config' and 'auxiliary_head' in block.text)
-    path = installed_file('mmseg', f'configs/_base_/models/{base}_r50-d8.py')
-    (tmp_path / 'own.py').write_text(f'_base_ = {path!r}\n{text}')
-    cfg = read_config(tmp_path / 'own.py')
-    init_default_scope('mmseg')
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
-    model.backbone.init_weights()
-    assert isinstance(model.backbone, MobileOne) and model(torch.rand(1, 3, 64, 64)).shape == (1, 19, 4, 4)
+def test_the_backbone_in_a_config_of_mmseg(base, build):
+    model = build(f'_base_/models/{base}_r50-d8.py', 'mmseg', 'docs/own_config.md', 'auxiliary_head').eval()
+    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 19, 4, 4)
 
 
 # --- the README, links and images

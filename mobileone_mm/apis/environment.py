@@ -2,8 +2,7 @@
 import locale
 import os
 import platform
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,7 +10,8 @@ from mmengine.utils.dl_utils import collect_env
 
 from ..compat.mmcv_ops import has_compiled_ops
 from ..compat.switch import VARIABLE, is_on
-from ..utils.machine import cpu_name
+from ..deploy.formats import FORMATS
+from ..utils.machine import cpu_name, installed_versions
 from ..version import __version__
 
 # By module, the names for pip: of the onedl line, and upstream's.
@@ -19,9 +19,6 @@ _MM = {'mmengine': ('onedl-mmengine', 'mmengine'), 'mmcv': ('onedl-mmcv', 'mmcv'
        'mmdet': ('onedl-mmdetection', 'mmdet'), 'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
        'mmpretrain': ('onedl-mmpretrain', 'mmpretrain')}
 _BESIDE = ('torchvision', 'numpy', 'opencv-python', 'opencv-python-headless', 'pycocotools', 'timm', 'transformers')
-# Exporters and runtimes of all formats.
-_DEPLOY = ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'coremltools', 'executorch', 'torchao', 'litert-torch',
-           'ai-edge-litert', 'ai-edge-quantizer', 'MNN', 'ncnn', 'pnnx')
 _PREFIXES = ('MOBILEONE_', 'CUDA_', 'OMP_', 'MKL_', 'KMP_', 'NCCL_', 'TORCH', 'PYTHON', 'MMENGINE_', 'GLIBC_TUNABLES')
 
 
@@ -35,6 +32,9 @@ def environment() -> dict[str, str]:
     gpus = [name for name in mm if name.startswith('GPU ')]
     # Of both lines, because a mixture of them is a fault by itself.
     installed = {name: _versions(names, 'not installed') for name, names in _MM.items()}
+    # Those of all formats; torch has a line of its own.
+    exporters = dict.fromkeys(name for each in FORMATS.values() for name in (*each.writers.values(), each.runtime)
+                              if name not in (None, 'torch'))
     return {
         'mobileone_mm': f'{__version__}, in {Path(__file__).resolve().parents[1]}',
         'Python': mm['Python'],
@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
         **installed,
         "mmcv's operators": _operators(),
         'also installed': _versions(_BESIDE, 'none of what matters'),
-        'exporters and runtimes': _versions(_DEPLOY, 'none'),
+        'exporters and runtimes': _versions(exporters, 'none'),
         'environment variables': ', '.join(f'{name}={value}' for name, value in sorted(os.environ.items())
                                            if name.startswith(_PREFIXES)) or 'none that matter',
     }
@@ -58,10 +58,6 @@ def _operators() -> str:
     return "the stand-in of mobileone_mm" if is_on() else f'none ({VARIABLE}=0)'
 
 
-def _versions(names: tuple[str, ...], otherwise: str) -> str:
+def _versions(names: Iterable[str], otherwise: str) -> str:
     """Names and versions of those packages that are installed."""
-    found = []
-    for name in names:
-        with suppress(PackageNotFoundError):
-            found.append(f'{name} {version(name)}')
-    return ', '.join(found) or otherwise
+    return ', '.join(f'{name} {found}' for name, found in installed_versions(names).items()) or otherwise

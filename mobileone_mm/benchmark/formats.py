@@ -6,10 +6,9 @@ thread pools of runtimes do not meet, and a runtime that ends its process costs 
 """
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from ..engine.config import read_config
 from ..engine.trained import load_trained
 from ..utils.errors import MobileOneError
 from ..utils.files import atomic_file, make_folder
-from ..utils.machine import cpu_name
+from ..utils.machine import cpu_name, installed_versions
 from ..utils.worker import Worker
 from .session import Session
 from .timing import check_least, measure, progress, settled_ms
@@ -216,12 +215,10 @@ def _key_metric(metrics: dict[str, float]) -> str:
 
 
 def _versions(variants: Sequence[Variant]) -> dict[str, str]:
-    """Of torch, and of the runtimes of what ran."""
-    found = {'torch': torch.__version__}
-    for name in dict.fromkeys(FORMATS[each.name].runtime for each in variants if each.times_ms):
-        with suppress(PackageNotFoundError):  # another package of the same module, such as onnxruntime-gpu
-            found.setdefault(name, version(name).partition('-')[0])
-    return found
+    """Of torch, and of the runtimes of what ran, but for another package of the same module, as onnxruntime-gpu."""
+    runtimes = dict.fromkeys(FORMATS[each.name].runtime for each in variants if each.times_ms)
+    return {'torch': torch.__version__} | {name: version.partition('-')[0] for name, version
+                                           in installed_versions(runtimes).items() if name != 'torch'}
 
 
 def to_row(variant: Variant, metric: str, shape: str, outputs: Sequence[str]) -> dict:
